@@ -1,0 +1,142 @@
+"""The interface between a FUSE driver and the file system: what a kernel may ask, without any kernel's format.
+
+Drivers (fuseclient/kernel, the pyfuse3 adapter) translate requests into these calls and the answers back; FileSystem
+(filesystem.py) implements them. A method answers at once where it can, since a task for every request would cost more than
+the request, and gives an awaitable where it must wait: Answer[T]. Refusals are FsError, raised at once or by the awaitable.
+
+Inode numbers here are KeelFS's own. The driver maps the kernel's FUSE_ROOT_ID to `root`, keeps the kernel's reference
+counts, and calls `forget` when one falls to zero. All methods are called on the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from fuseclient.attr import Attr
+
+T = TypeVar("T")
+Answer = "Awaitable[T] | T"  # a documentation name; annotations spell it out
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Caller(NamedTuple):
+    """The process behind a request, as its kernel names it."""
+
+    uid: int
+    gid: int
+    pid: int
+
+
+class Opened(NamedTuple):
+    """An open file or directory. `fh` can be rebuilt from the inode number and flags by another process."""
+
+    fh: int
+    keep_cache: bool = False  # the kernel's pages of it are still right
+    direct_io: bool = False
+    cache_dir: bool = False  # the kernel may keep the listing
+
+
+class DirItem(NamedTuple):
+    """One entry of a listing. `attr` is set where it is known (readdirplus). `cookie` resumes after this entry."""
+
+    name: bytes
+    ino: int
+    type: int  # st_mode >> 12
+    cookie: int
+    attr: Attr | None
+
+
+class Changes(NamedTuple):
+    """What a setattr changes: `valid` holds the bits of FATTR_* (include/uapi/linux/fuse.h), as in meta.proto's SetAttr."""
+
+    valid: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class StatFs(NamedTuple):
+    block_bytes: int
+    blocks: int
+    blocks_free: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class KernelCache(Protocol):
+    """What the file system asks of the driver: drop what the kernel keeps. Never blocks; unknown inodes are ignored."""
+
+    def invalidate_inode(self, ino: int, *, data: bool) -> None:
+        """Attributes, and with `data` the pages too."""
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """The name in that directory, and what is cached of its listing."""
+
+
+class Operations(Protocol):
+    """See the module's text. Every `-> A | Awaitable[A]` is an Answer."""
+
+    root: int
+    entry_ttl_s: float
+    attr_ttl_s: float
+    negative_ttl_s: float
+
+    def attach_kernel(self, cache: KernelCache) -> None: ...
+
+    # names. lookup gives None when there is no such name and the kernel may remember that.
+    def lookup(self, parent: int, name: bytes, caller: Caller) -> Attr | Awaitable[Attr | None] | None: ...
+    def forget(self, inodes: Sequence[int]) -> None: ...
+    def create(
+        self, parent: int, name: bytes, mode: int, umask: int, flags: int, caller: Caller
+    ) -> Awaitable[tuple[Attr, Opened]]: ...
+    def mkdir(self, parent: int, name: bytes, mode: int, umask: int, caller: Caller) -> Awaitable[Attr]: ...
+    def mknod(self, parent: int, name: bytes, mode: int, umask: int, rdev: int, caller: Caller) -> Awaitable[Attr]: ...
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Awaitable[Attr]: ...
+    def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Awaitable[Attr]: ...
+    def unlink(self, parent: int, name: bytes, caller: Caller) -> Awaitable[None]: ...
+    def rmdir(self, parent: int, name: bytes, caller: Caller) -> Awaitable[None]: ...
+    def rename(self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int, caller: Caller) -> Awaitable[None]: ...
+    def readlink(self, ino: int) -> bytes | Awaitable[bytes]: ...
+
+    # attributes. `fh` is the open file that the call came through, or None.
+    def getattr(self, ino: int, fh: int | None) -> Attr | Awaitable[Attr]: ...
+    def setattr(self, ino: int, changes: Changes, fh: int | None, caller: Caller) -> Awaitable[Attr]: ...
+    def access(self, ino: int, mask: int, caller: Caller) -> Awaitable[None] | None: ...
+    def getxattr(self, ino: int, name: bytes, caller: Caller) -> bytes | Awaitable[bytes]: ...
+    def listxattr(self, ino: int) -> bytes | Awaitable[bytes]: ...
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> Awaitable[None]: ...
+    def removexattr(self, ino: int, name: bytes, caller: Caller) -> Awaitable[None]: ...
+    def statfs(self, ino: int) -> StatFs | Awaitable[StatFs]: ...
+
+    # files
+    def open(self, ino: int, flags: int, caller: Caller) -> Opened | Awaitable[Opened]: ...
+    def read(self, ino: int, fh: int, offset: int, size: int) -> Sequence[Buffer] | Awaitable[Sequence[Buffer]]: ...
+    def write(self, ino: int, fh: int, offset: int, data: memoryview, kill_priv: bool) -> int | Awaitable[int]:
+        """`data` is valid only until this call returns: copied before anything is awaited."""
+
+    def flush(self, ino: int, fh: int, lock_owner: int) -> Awaitable[None] | None: ...
+    def fsync(self, ino: int, fh: int, datasync: bool) -> Awaitable[None] | None: ...
+    def release(self, ino: int, fh: int) -> None:
+        """Never fails and never waits: what is left to do happens behind."""
+
+    def lseek(self, ino: int, fh: int, offset: int, whence: int) -> int | Awaitable[int]:
+        """SEEK_DATA and SEEK_HOLE only."""
+
+    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> Awaitable[None] | None: ...
+
+    # directories. A listing starts after `cookie`; "." and ".." are entries with the cookies 1 and 2.
+    def opendir(self, ino: int, caller: Caller) -> Opened | Awaitable[Opened]: ...
+    def readdir(self, ino: int, fh: int, cookie: int, *, plus: bool) -> Sequence[DirItem] | Awaitable[Sequence[DirItem]]:
+        """Some entries after `cookie`, at least one unless the end is reached; the driver takes as many as fit."""
+
+    def releasedir(self, ino: int, fh: int) -> None: ...
+    def fsyncdir(self, ino: int, fh: int) -> Awaitable[None] | None: ...

@@ -1,0 +1,1 @@
+"""Wire formats: the .proto files, the code generated from them (checked in), and the fixed attribute layout."""
