@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from metaserver.core.model import Ino, Inode
+if TYPE_CHECKING:
+    from metaserver.core.model import Ino, Inode
 
 
 class SetAttrValid(enum.IntFlag):
