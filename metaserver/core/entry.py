@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from metaserver.core.model import Ino, Inode
@@ -274,8 +274,7 @@ class Entry:
     items: tuple[Item, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What an op gives. On `errno` != 0 nothing else but `detail` is set. Which fields an op fills is said in its module.
 
     inode     the inode that the op is about, as the op left it

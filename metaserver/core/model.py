@@ -26,6 +26,9 @@ INLINE_MAX: Final = 64 << 10
 #: st_size of every directory; a directory's allocation is not metered.
 DIRECTORY_SIZE: Final = 4096
 
+#: The cookie of a directory's first entry: 1 and 2 are left for "." and "..", which the client lists itself.
+FIRST_COOKIE: Final = 3
+
 
 class Inode(NamedTuple):
     """One file of any type. `parent`, `allocated`, `rdev`, `next_cookie` mean what the comments say for the type named."""
@@ -47,6 +50,7 @@ class Inode(NamedTuple):
     btime_ns: int
     version: int  # log index of the last change to this inode
     data_version: int  # log index of the last change to contents or size
+    xattr_bytes: int = 0  # what listxattr gives: the length of every name + 1; 0 = no extended attributes
 
     @property
     def is_dir(self) -> bool:
