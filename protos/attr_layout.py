@@ -25,7 +25,7 @@ so a client hands them on without touching them. What follows is ours.
     96      u64   parent       directory that holds the only entry; 0 when there are several or none
     104     u64   version      log index of the last change to the inode
     112     u64   data_version log index of the last change to the file's contents or size
-    120     u32   flags        reserved, 0
+    120     u32   flags        bit 0 (NO_XATTRS): the inode has no extended attributes; the rest is reserved, 0
     124     u32   reserved     0
 """
 
@@ -38,5 +38,6 @@ ATTR: Final = struct.Struct("<QQQqqqIIIIIIIIIIqQQQII")
 ATTR_BYTES: Final = 128
 FUSE_ATTR_BYTES: Final = 88
 BLKSIZE: Final = 4096
+NO_XATTRS: Final = 1
 
 assert ATTR.size == ATTR_BYTES
