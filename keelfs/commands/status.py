@@ -1,0 +1,53 @@
+"""`keelfs status`: how a server and its sessions are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from google.protobuf.json_format import MessageToDict
+
+from keelfs.admin_client import admin
+from keelfs.console import emit_fields, emit_json, emit_table, size_text
+from keelfs.target import server_admin_address
+
+
+def status(
+    server: Annotated[
+        str, typer.Argument(help="keel:// URL, host:port, or a path on a mount; default: the configured server.")
+    ] = "",
+    admin_at: Annotated[str, typer.Option("--admin", help="Admin address, when it is not the port after the server's.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Show a server's role, log, store and sessions."""
+    with admin(server_admin_address(server, admin_at)) as client:
+        reply = client.status()
+    if as_json:
+        emit_json(MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+        return
+    emit_fields(
+        (
+            ("version", reply.version),
+            ("cluster", reply.cluster_id),
+            ("node", reply.node_id),
+            ("role", f"{reply.role} (term {reply.term})"),
+            ("state", f"read-only: {reply.read_only_reason}" if reply.read_only else "writable"),
+            ("up", f"{reply.uptime_ms / 1000:.0f} s"),
+            ("log index", f"{reply.index_applied} applied, {reply.index_checkpointed} checkpointed"),
+            ("log", size_text(reply.wal_bytes)),
+            ("store", size_text(reply.store_bytes)),
+            ("memory", size_text(reply.rss_bytes)),
+            ("inodes", reply.inodes),
+            ("orphans", reply.orphans),
+            ("slices to delete", reply.slices_doomed),
+        )
+    )
+    if reply.sessions:
+        emit_table(
+            "",
+            ("session", "volume", "client", "connected", "silent", "open files"),
+            (
+                (s.session, s.volume, s.client, "yes" if s.connected else "no", f"{s.silent_ms} ms", s.open_files)
+                for s in reply.sessions
+            ),
+        )

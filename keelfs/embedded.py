@@ -1,0 +1,120 @@
+"""A server and a mount as children of this process: what `keelfs up` and `keelfs demo` run.
+
+Layout of the directory: `meta/` the server's log and store, `objects/` the data, `server.log`, `mount.log`, `address` the
+server's address, kept so that the volume's URL stays the same from one start to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Final, Self
+
+from fuseclient.errors import ClientError
+from fuseclient.volume_url import parse_address
+from keelfs.admin_client import admin, admin_address
+from keelfs.background import spawn
+from keelfs.formatting import create_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType, TracebackType
+
+VOLUME: Final = "main"
+_STOP_TIMEOUT_S: Final = 60.0
+
+
+def free_port_pair() -> int:
+    """A port on loopback such that it and the next one are free now."""
+    for _ in range(64):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+    raise ClientError("no two neighbouring ports are free on 127.0.0.1")
+
+
+class Embedded:
+    """Owns the two children; leaving the context unmounts and stops them."""
+
+    def __init__(self, directory: Path, mountpoint: Path) -> None:
+        self.directory = directory
+        self.mountpoint = mountpoint
+        self.address = ""
+        self._server: subprocess.Popen[bytes] | None = None
+        self._mount: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The volume's URL."""
+        return f"keel://{self.address}/{VOLUME}"
+
+    def start(self) -> None:
+        """Server, volume, mount. Raises ClientError with what is wrong."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.mountpoint.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClientError(f"cannot make {error.filename}: {error.strerror}") from error
+        self.start_server()
+        with admin(admin_address(parse_address(self.address))) as client:
+            if VOLUME not in {volume.name for volume in client.volumes()}:
+                create_volume(client, VOLUME, {"store": f"file://{self.directory / 'objects'}"})
+        self.start_mount()
+
+    def start_server(self) -> None:
+        """The metadata server, on the address it had before where there was one."""
+        kept = self.directory / "address"
+        with contextlib.suppress(FileNotFoundError):
+            self.address = kept.read_text().strip()
+        if not self.address:
+            self.address = f"127.0.0.1:{free_port_pair()}"
+            kept.write_text(self.address + "\n")
+        arguments = ["server", "--data", str(self.directory / "meta"), "--listen", self.address]
+        self._server = spawn(arguments, self.directory / "server.log")
+
+    def start_mount(self) -> None:
+        """The mount; the server must answer."""
+        self._mount = spawn(["mount", self.url, str(self.mountpoint)], self.directory / "mount.log")
+
+    def unmount(self) -> None:
+        """End the mount after everything written is stored."""
+        child, self._mount = self._mount, None
+        _stop(child)
+
+    def stop_server(self) -> None:
+        child, self._server = self._server, None
+        _stop(child)
+
+    def wait(self) -> int:
+        """Until the mount ends; its exit code."""
+        assert self._mount is not None
+        return self._mount.wait()
+
+    def __enter__(self) -> Self:
+        # A polite end of this process must reach the children too.
+        signal.signal(signal.SIGTERM, _interrupt)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.unmount()
+        self.stop_server()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop(child: subprocess.Popen[bytes] | None) -> None:
+    if child is None or child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,72 @@
+"""What a command is about: a volume named by URL, or the volume behind a path on a KeelFS mount.
+
+The kernel shows a mount's source in /proc/self/mountinfo; KeelFS mounts with their URL as source, so a path leads to its
+volume without any registry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from fuseclient.errors import ClientError
+from fuseclient.volume_url import SCHEME, Address, VolumeUrl, parse_address
+from keelfs.admin_client import admin_address
+from keelfs.exit_codes import ExitCode
+from keelfs.settings import settings
+
+FS_TYPE = "fuse.keelfs"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    mountpoint: Path
+    source: str
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes blanks and backslashes as octal (proc_pid_mountinfo(5))."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def keelfs_mounts() -> list[Mount]:
+    """Every KeelFS mount that this process sees, later ones last."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, source = after.split(" ")[:2]
+        if kind == FS_TYPE:
+            found.append(Mount(Path(_unescape(before.split(" ")[4])), _unescape(source)))
+    return found
+
+
+def mount_of(path: Path) -> Mount | None:
+    """The KeelFS mount that holds `path`, which need not exist itself."""
+    absolute = Path(os.path.abspath(path))
+    holding = [m for m in keelfs_mounts() if absolute == m.mountpoint or m.mountpoint in absolute.parents]
+    return max(holding, key=lambda m: len(m.mountpoint.parts), default=None)
+
+
+def url_of(source: str) -> VolumeUrl:
+    """The URL that a mount's source names."""
+    return VolumeUrl.parse(source)
+
+
+def server_admin_address(server: str, override: str) -> str:
+    """The admin address for `server`: a keel:// URL with or without volume, a path on a mount, host:port, or '' for the
+    configured server."""
+    override = override or settings().admin
+    return override or admin_address(_server_address(server))
+
+
+def _server_address(server: str) -> Address:
+    if server.startswith(SCHEME):
+        return parse_address(server[len(SCHEME) :].partition("/")[0].split(",")[0])
+    if "/" in server or server in (".", ".."):
+        mount = mount_of(Path(server))
+        if mount is None:
+            raise ClientError(f"{server} is not on a KeelFS mount; name a keel:// URL or host:port", exit_code=ExitCode.USAGE)
+        return url_of(mount.source).addresses[0]
+    return parse_address(server or settings().listen)
