@@ -1,7 +1,7 @@
 """What people do with a source tree: unpack it, walk it, ask git, copy it, remove it.
 
-The tree is made once, the same in every run: 2,000 files in 120 directories, sizes like those of sources (median about 5 KiB, some
-of hundreds of KiB), a git repository of one commit.
+The tree is made once, the same in every run: 2,000 files in 120 directories, sizes like those of sources (median about 5 KiB,
+some of hundreds of KiB), a git repository of one commit.
 """
 
 from __future__ import annotations

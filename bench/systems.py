@@ -100,11 +100,9 @@ class JuiceFS:
         port = self._redis()
         meta = f"redis://127.0.0.1:{port}/1"
         run([str(binary), "format", "--storage", "file", "--bucket", f"{self.home}/objects/", meta, "bench"])
-        self._spawn(
-            "mount",
-            [str(binary), "mount", "--no-usage-report", "--no-syslog", "--metrics", "127.0.0.1:0"]
-            + ["--cache-dir", f"{self.home}/cache", "--cache-size", "4096", meta, str(self.mount)],
-        )
+        quiet = ["--no-usage-report", "--no-syslog", "--metrics", "127.0.0.1:0"]
+        cache = ["--cache-dir", f"{self.home}/cache", "--cache-size", "4096"]
+        self._spawn("mount", [str(binary), "mount", *quiet, *cache, meta, str(self.mount)])
         wait_until(self.mount.is_mount, "JuiceFS did not mount", self.home / "mount.log")
         for child in self._children:  # it gives itself nice -19 as root; all run at equal priority here
             for thread in Path(f"/proc/{child.pid}/task").iterdir():
