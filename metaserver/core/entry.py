@@ -293,7 +293,7 @@ class Result(NamedTuple):
     other: Inode | None = None
     existed: bool = False
     first: int = 0
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a result
 
 
 DONE: Final = Result()

@@ -12,18 +12,126 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Any, Final
+
+from metaserver.core import codec, entry, keys
+from metaserver.core.context import Context
+from metaserver.core.entry import Result
+from metaserver.core.errors import CorruptState, FsError
+from metaserver.core.ops import (
+    close_session,
+    commit_slices,
+    create,
+    create_volume,
+    destroy_volume,
+    finish_deletes,
+    lease_ids,
+    link,
+    mkdir,
+    mknod,
+    open_session,
+    reap,
+    remove_xattr,
+    rename,
+    rmdir,
+    set_xattr,
+    setattr,
+    symlink,
+    unlink,
+)
 
 if TYPE_CHECKING:
-    from metaserver.core.entry import Entry, Result
-    from metaserver.core.txn import WriteTxn
+    from collections.abc import Callable
+
+    from metaserver.core.entry import Entry, Item
+    from metaserver.core.txn import ReadTxn, WriteTxn
+
+#: Every operation and the one function that applies it.
+OPS: Final[dict[type, Callable[[WriteTxn, Context, Any], Result]]] = {
+    entry.Create: create.apply,
+    entry.MkDir: mkdir.apply,
+    entry.MkNod: mknod.apply,
+    entry.SymLink: symlink.apply,
+    entry.Link: link.apply,
+    entry.Unlink: unlink.apply,
+    entry.RmDir: rmdir.apply,
+    entry.Rename: rename.apply,
+    entry.SetAttr: setattr.apply,
+    entry.CommitSlices: commit_slices.apply,
+    entry.SetXattr: set_xattr.apply,
+    entry.RemoveXattr: remove_xattr.apply,
+    entry.LeaseIds: lease_ids.apply,
+    entry.FinishDeletes: finish_deletes.apply,
+    entry.OpenSession: open_session.apply,
+    entry.CloseSession: close_session.apply,
+    entry.CreateVolume: create_volume.apply,
+    entry.DestroyVolume: destroy_volume.apply,
+    entry.Reap: reap.apply,
+}
+
+#: Up to so many acknowledged numbers are forgotten one by one; beyond, the results that exist are looked for.
+_FORGET_ONE_BY_ONE: Final = 256
 
 
 def apply(txn: WriteTxn, entry: Entry) -> list[Result]:
     """Apply every item of `entry` to `txn`; the results are in the order of the items."""
-    raise NotImplementedError
+    version, now_ns = entry.index, entry.now_ns
+    return [_apply_item(txn, version, now_ns, item) for item in entry.items]
 
 
-def find_result(txn: WriteTxn, session: int, seq: int) -> Result | None:
+def find_result(txn: ReadTxn, session: int, seq: int) -> Result | None:
     """The kept result of an item that was applied already: lets the service answer a re-sent request without a log entry."""
-    raise NotImplementedError
+    value = txn.get(keys.result(session, seq))
+    return None if value is None else codec.decode_result(value)
+
+
+def require_format(txn: ReadTxn) -> None:
+    """CorruptState when the state was written in another format; a store that is opened asks this first."""
+    value = txn.get(keys.FORMAT)
+    if value is not None and codec.decode_counter(value) != codec.FORMAT_VERSION:
+        raise CorruptState(f"the state has format {codec.decode_counter(value)}, this program knows {codec.FORMAT_VERSION}")
+
+
+def _apply_item(txn: WriteTxn, version: int, now_ns: int, item: Item) -> Result:
+    session, seq = item.session, item.seq
+    volume = 0
+    if session:
+        value = txn.get(keys.session_acked(session))
+        if value is None:
+            return Result(errno.ESTALE, f"session {session} is not open")
+        acked, volume = codec.decode_acked(value)
+        if item.acked_seq > acked:
+            _forget(txn, session, acked, item.acked_seq)
+            acked = item.acked_seq
+            txn.put(keys.session_acked(session), codec.encode_acked(acked, volume))
+        if 0 < seq <= acked:
+            return Result(errno.EINVAL, f"seq {seq} was acknowledged (up to {acked}), its result is forgotten")
+    if not seq:
+        return _run(txn, Context(version, now_ns, session, volume), item.op)
+    key = keys.result(session, seq)
+    kept = txn.get(key)
+    if kept is not None:
+        return codec.decode_result(kept)
+    result = _run(txn, Context(version, now_ns, session, volume), item.op)
+    if session:
+        txn.put(key, codec.encode_result(result))
+    return result
+
+
+def _run(txn: WriteTxn, ctx: Context, op: entry.Op) -> Result:
+    try:
+        return OPS[type(op)](txn, ctx, op)
+    except FsError as refusal:
+        return Result(refusal.errno, refusal.detail)
+
+
+def _forget(txn: WriteTxn, session: int, acked: int, now_acked: int) -> None:
+    """Delete the results acked < seq <= now_acked."""
+    if now_acked - acked <= _FORGET_ONE_BY_ONE:
+        for seq in range(acked + 1, now_acked + 1):
+            txn.delete(keys.result(session, seq))
+        return
+    last = keys.result(session, now_acked)
+    for key in [key for key, _ in txn.scan(keys.results(session)) if key <= last]:
+        txn.delete(key)

@@ -1,0 +1,107 @@
+"""How an inode comes to be: its number, owner, mode, first name, and its place in the volume's ledger.
+
+`prepare` decides everything (and may refuse); `write` only writes. A number comes from the counter, or from a range that
+was leased to the session; each is used once: what is taken from a range leaves it.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from metaserver.core import codec, directory, keys, usage
+from metaserver.core.errors import FsError
+from metaserver.core.model import DIRECTORY_SIZE, FIRST_COOKIE, LINK_MAX, Inode
+from metaserver.core.permission import S_ISGID, keeps_setgid
+
+if TYPE_CHECKING:
+    from metaserver.core.context import Context
+    from metaserver.core.entry import Cred
+    from metaserver.core.txn import ReadTxn, WriteTxn
+
+#: A session that uses its numbers out of order leaves gaps; beyond so many ranges the oldest numbers are given up.
+RANGES_MAX: Final = 64
+
+_TYPE: Final = 0o170000
+_DIR: Final = 0o040000
+_SETGID_EXEC: Final = 0o2010
+_new: Final = tuple.__new__
+
+
+class Birth(NamedTuple):
+    """A decided birth: the new inode, its directory as it will be, and what else `write` needs."""
+
+    inode: Inode
+    parent: Inode
+    name: bytes
+    cookie: int
+    ledger: codec.Ledger
+    ranges: list[tuple[int, int]] | None  # of the session's lease, without the number; None = the counter gives it
+
+
+def counter(txn: ReadTxn, key: bytes) -> int:
+    """The next number that a counter gives."""
+    value = txn.get(key)
+    return keys.FIRST_NUMBER[key] if value is None else codec.decode_counter(value)
+
+
+def prepare(
+    txn: ReadTxn, ctx: Context, parent: Inode, name: bytes, mode: int, cred: Cred, wanted: int, rdev: int = 0, size: int = 0
+) -> Birth:
+    """Decide a birth in a directory that may be written and where `name` is free. `mode` holds the type, umask applied."""
+    is_dir = mode & _TYPE == _DIR
+    if is_dir and parent.nlink >= LINK_MAX:
+        raise FsError(errno.EMLINK, f"directory {parent.ino} has {parent.nlink} links")
+    held = usage.ledger(txn, parent.volume)
+    usage.require_inode(held)
+    ranges = None
+    if wanted:
+        ino, ranges = wanted, take_leased(txn, ctx.session, wanted)
+    else:
+        ino = counter(txn, keys.NEXT_INO)
+    gid = cred.gid
+    if parent.mode & S_ISGID:
+        gid = parent.gid
+        if is_dir:
+            mode |= S_ISGID
+        elif mode & _SETGID_EXEC == _SETGID_EXEC and not keeps_setgid(gid, cred):
+            mode &= ~S_ISGID
+    index, now, _, _ = ctx
+    fields = (
+        *(ino, mode, cred.uid, gid, 2 if is_dir else 1, DIRECTORY_SIZE if is_dir else size, parent.volume, parent.ino, rdev, 0),
+        *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, 0),
+    )
+    cookie = parent.next_cookie
+    after = directory.touched(parent, ctx, subdirs=1 if is_dir else 0, next_cookie=cookie + 1)
+    return Birth(_new(Inode, fields), after, name, cookie, held, ranges)
+
+
+def write(txn: WriteTxn, ctx: Context, birth: Birth) -> None:
+    inode, parent, name, cookie, held, ranges = birth
+    ino = inode[0]
+    if ranges is None:
+        txn.put(keys.NEXT_INO, codec.encode_counter(ino + 1))
+    else:
+        put_lease(txn, ctx.session, ranges)
+    directory.store(txn, inode)
+    directory.put_entry(txn, parent[0], name, ino, inode[1] >> 12, cookie)
+    directory.store(txn, parent)
+    usage.charge(txn, inode[6], held, 0, 1)
+
+
+def take_leased(txn: ReadTxn, session: int, number: int) -> list[tuple[int, int]]:
+    """The session's ranges without `number`; EINVAL when it is in none of them."""
+    value = txn.get(keys.lease(session))
+    ranges = [] if value is None else codec.decode_ranges(value)
+    for at, (first, last) in enumerate(ranges):
+        if first <= number <= last:
+            ranges[at : at + 1] = [one for one in ((first, number - 1), (number + 1, last)) if one[0] <= one[1]]
+            return ranges[-RANGES_MAX:]
+    raise FsError(errno.EINVAL, f"inode number {number} is not leased to the session, or was used")
+
+
+def put_lease(txn: WriteTxn, session: int, ranges: list[tuple[int, int]]) -> None:
+    if ranges:
+        txn.put(keys.lease(session), codec.encode_ranges(ranges))
+    else:
+        txn.delete(keys.lease(session))

@@ -1,0 +1,116 @@
+"""commit_slices: written data becomes part of a file. Result: inode.
+
+The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given,
+that is in the delete queue, or that comes twice in an op); their objects are durable already. A slice of 0 makes a hole; a
+hole, too, grows the file to its end. An orphan may be written to: somebody has it open.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from metaserver.core import birth, directory, extents, keys, usage, xattrs
+from metaserver.core.context import load_for
+from metaserver.core.entry import Result
+from metaserver.core.errors import FsError
+from metaserver.core.model import CHUNK_BYTES, FILE_SIZE_MAX, INLINE_MAX, Extent
+from metaserver.core.permission import without_suid
+from metaserver.core.slices import put_chunk, release
+
+if TYPE_CHECKING:
+    from metaserver.core.context import Context
+    from metaserver.core.entry import CommitSlices, NewSlice
+    from metaserver.core.extents import Freed
+    from metaserver.core.model import Inode, Settings
+    from metaserver.core.txn import ReadTxn, WriteTxn
+
+_CHUNKS_MAX: Final = FILE_SIZE_MAX // CHUNK_BYTES
+
+
+class _Laid(NamedTuple):
+    """What the slices make of the file: chunks that changed, slices that ended, bytes to keep inline."""
+
+    chunks: dict[int, bytes]
+    freed: list[Freed]
+    inline: dict[int, bytes]
+    allocated: int
+    size: int
+
+
+def apply(txn: WriteTxn, ctx: Context, op: CommitSlices) -> Result:
+    inode = load_for(txn, ctx, op.ino)
+    if not inode.is_reg:
+        raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL, f"inode {op.ino} is not a regular file")
+    held = usage.ledger(txn, inode.volume)
+    _require_slices(txn, op.slices, held.settings)
+    laid = _lay(txn, inode, op.slices)
+    allocated = inode.allocated + laid.allocated
+    more = usage.charged(allocated) - usage.charged(inode.allocated)
+    usage.require_bytes(held, more)
+    capability = xattrs.capability_key(txn, inode) if op.kill_priv else None
+    changed = inode._replace(
+        mode=without_suid(inode.mode) if op.kill_priv else inode.mode,
+        size=laid.size,
+        allocated=allocated,
+        mtime_ns=op.mtime_ns or ctx.now_ns,
+        ctime_ns=ctx.now_ns,
+        version=ctx.version,
+        data_version=ctx.version,
+        xattr_bytes=inode.xattr_bytes - (xattrs.listed(xattrs.CAPABILITY) if capability is not None else 0),
+    )
+    if capability is not None:
+        txn.delete(capability)
+    for slice_id, data in laid.inline.items():
+        txn.put(keys.inline(slice_id), data)
+    release(txn, ctx, inode.volume, laid.freed)
+    for index, value in laid.chunks.items():
+        put_chunk(txn, op.ino, index, value)
+    if more:
+        usage.charge(txn, inode.volume, held, more, 0)
+    directory.store(txn, changed)
+    return Result(0, "", changed)
+
+
+def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settings) -> None:
+    """EINVAL for what cannot be, EFBIG beyond the largest file."""
+    given = birth.counter(txn, keys.NEXT_SLICE)
+    inline_bytes = 0
+    seen = set()
+    for new in slices:
+        if new.chunk >= _CHUNKS_MAX:
+            raise FsError(errno.EFBIG, f"a file has at most {FILE_SIZE_MAX} bytes")
+        if new.length < 1 or new.pos + new.length > CHUNK_BYTES:
+            raise FsError(errno.EINVAL, f"{new.length} bytes at {new.pos} are not within a chunk")
+        if not new.slice:
+            if new.data:
+                raise FsError(errno.EINVAL, "a hole has no bytes")
+            continue
+        if new.slice in seen or new.slice >= given or txn.get(keys.doomed(new.slice)) is not None:
+            raise FsError(errno.EINVAL, f"slice {new.slice} was never given, was deleted, or comes twice")
+        seen.add(new.slice)
+        if new.size > CHUNK_BYTES or new.off + new.length > new.size:
+            raise FsError(errno.EINVAL, f"slice {new.slice} of {new.size} bytes has no {new.length} at {new.off}")
+        inline_bytes += len(new.data)
+        if new.data and (len(new.data) != new.size or new.size > settings.inline_bytes or inline_bytes > INLINE_MAX):
+            raise FsError(errno.EINVAL, f"slice {new.slice}: {len(new.data)} inline bytes of {new.size} are not allowed")
+
+
+def _lay(txn: ReadTxn, inode: Inode, slices: tuple[NewSlice, ...]) -> _Laid:
+    chunks: dict[int, bytes] = {}
+    freed: list[Freed] = []
+    inline: dict[int, bytes] = {}
+    allocated, size = 0, inode.size
+    for new in slices:
+        value = chunks.get(new.chunk)
+        if value is None:
+            value = txn.get(keys.chunk(inode.ino, new.chunk)) or extents.EMPTY
+        extent = Extent(new.pos, new.length, new.slice, new.off, new.size, bool(new.data))
+        after = extents.splice(value, extent)
+        chunks[new.chunk] = after.value
+        freed += after.freed
+        allocated += after.allocated
+        size = max(size, new.chunk * CHUNK_BYTES + new.pos + new.length)
+        if new.data:
+            inline[new.slice] = new.data
+    return _Laid(chunks, freed, inline, allocated, size)

@@ -1,0 +1,47 @@
+"""The end of slices: what no extent refers to any more goes to the delete queue, inline bytes go at once.
+
+The queue is worked off by clients (they own the object store); an entry leaves it by FinishDeletes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metaserver.core import codec, extents, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metaserver.core.context import Context
+    from metaserver.core.extents import Freed
+    from metaserver.core.txn import ReadTxn, WriteTxn
+
+
+def release(txn: WriteTxn, ctx: Context, volume: int, freed: Iterable[Freed]) -> int:
+    """Dispose of slices that have no extents; how many went to the queue."""
+    queued = 0
+    for one in freed:
+        if one.inline:
+            txn.delete(keys.inline(one.slice))
+        else:
+            txn.put(keys.doomed(one.slice), codec.encode_doomed(one.size, volume, ctx.now_ns))
+            queued += 1
+    return queued
+
+
+def put_chunk(txn: WriteTxn, ino: int, index: int, value: bytes) -> None:
+    """Store a chunk's extents; a chunk without any has no key."""
+    if value == extents.EMPTY:
+        txn.delete(keys.chunk(ino, index))
+    else:
+        txn.put(keys.chunk(ino, index), value)
+
+
+def chunks_from(txn: ReadTxn, ino: int, first: int, last: int) -> list[tuple[int, bytes]]:
+    """The chunk records of a file with `first` <= index <= `last`. Few are asked for one by one, many by a scan."""
+    if last - first < 4:
+        found = [(index, txn.get(keys.chunk(ino, index))) for index in range(first, last + 1)]
+        return [(index, value) for index, value in found if value is not None]
+    after = keys.chunk(ino, first - 1) if first else b""
+    pairs = [(keys.short_at(key, 9), value) for key, value in txn.scan(keys.chunks(ino), after)]
+    return [(index, value) for index, value in pairs if index <= last]
