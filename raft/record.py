@@ -1,0 +1,103 @@
+"""The bytes of one log record, without I/O. docs/WAL.md draws them.
+
+A record is a 32-byte header, the payload, and zeros up to a multiple of 8. Rules:
+- `tag` belongs to the segment (segment.py derives it from what makes the segment unique). It opens every record and seeds its
+  CRC, so what an earlier life of a recycled file left behind is never taken for a record of this one.
+- The CRC32C covers the header after it and the payload; the padding must be zero. There is no bit that may flip unnoticed.
+- `position` counts from the last index that was durable when the record was written (1 = the next one after it). So a record
+  says which records before it had been synced, and recovery can tell a torn batch (pages of one unfinished write land in any
+  order) from damage to something that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import google_crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAYLOAD_MAX = 16 << 20
+HEADER_SIZE = 32
+ALIGNMENT = 8
+POSITION_MAX = (1 << 24) - 1
+
+_KIND_ENTRY = 1 << 24  # high byte of the word that also holds the position
+_PREFIX = struct.Struct("<II")  # tag, crc
+_BODY = struct.Struct("<IIQQ")  # payload length, kind and position, index, term
+_HEADER = struct.Struct("<IIIIQQ")
+_PADDING = tuple(bytes(n) for n in range(ALIGNMENT))
+_extend = google_crc32c.extend
+
+
+class Entry(NamedTuple):
+    """What the log holds under one index."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    term: int
+    payload: bytes
+
+
+class Header(NamedTuple):
+    """A record's header whose shape is right; only `payload_at` proves that it is one."""
+
+    crc: int
+    length: int
+    position: int
+    index: int  # type: ignore[assignment]  # as in Entry
+    term: int
+
+    @property
+    def size(self) -> int:
+        return record_size(self.length)
+
+    @property
+    def durable(self) -> int:
+        """The last index that was known to be durable when this record was written."""
+        return self.index - self.position
+
+
+def record_size(length: int) -> int:
+    """Bytes that a record with `length` bytes of payload takes in the file."""
+    return HEADER_SIZE + length + (-length & 7)
+
+
+def encode_batch(tag: int, entries: Sequence[tuple[int, int, bytes]], durable: int) -> tuple[bytes, list[int]]:
+    """The records of entries that are written together after `durable`, and where each begins."""
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    at = 0
+    for index, term, payload in entries:
+        length = len(payload)
+        padding = _PADDING[-length & 7]
+        body = _BODY.pack(length, _KIND_ENTRY | (index - durable), index, term)
+        parts += (_PREFIX.pack(tag, _extend(_extend(tag, body), payload)), body, payload, padding)
+        offsets.append(at)
+        at += HEADER_SIZE + length + len(padding)
+    return b"".join(parts), offsets
+
+
+def header_at(buffer: bytes, at: int, tag: int) -> Header | None:
+    """The header that begins at `at`, None where there cannot be one."""
+    if len(buffer) - at < HEADER_SIZE:
+        return None
+    found, crc, length, word, index, term = _HEADER.unpack_from(buffer, at)
+    position = word & POSITION_MAX
+    if found != tag or length > PAYLOAD_MAX or word - position != _KIND_ENTRY or not 0 < position <= index:
+        return None
+    return Header(crc, length, position, index, term)
+
+
+def payload_at(buffer: bytes, at: int, tag: int, header: Header) -> bytes | None:
+    """The payload of the record at `at`, None when the record is incomplete or damaged."""
+    start = at + HEADER_SIZE
+    stop = start + header.length
+    end = at + header.size
+    if len(buffer) < end:
+        return None
+    payload = buffer[start:stop]
+    if _extend(_extend(tag, buffer[at + _PREFIX.size : start]), payload) != header.crc:
+        return None
+    return payload if buffer[stop:end] == _PADDING[end - stop] else None
