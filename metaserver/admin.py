@@ -1,0 +1,279 @@
+"""The Admin service: volumes, status, what an inode consists of. Unary calls for people and tools, none on a hot path.
+
+A refusal is raised as AdminError inside and becomes a gRPC status with the trailers of docs/WIRE.md at one place, `_answering`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import structlog
+
+from metaserver import wire
+from metaserver.core import entry as ops
+from metaserver.core import reads
+from metaserver.core.errors import FsError
+from metaserver.core.model import CHUNK_BYTES
+from metaserver.settings import SettingsError, block_bytes, check_volume_name, fill
+from metaserver.status import doomed_count
+from metaserver.store.errors import StoreError
+from protos import admin_pb2, admin_pb2_grpc
+from raft.errors import ReplicationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from metaserver.core.model import Extent, Inode, Volume
+    from metaserver.core.txn import ReadTxn
+    from metaserver.holds import Holds
+    from metaserver.sessions import Sessions
+    from metaserver.status import Status
+    from metaserver.writes import Writes
+
+_log = structlog.get_logger(__name__)
+
+DESTROY_STEP: Final = 1000
+CHUNKS_SHOWN_MAX: Final = 4096
+EXTENTS_SHOWN_MAX: Final = 20_000
+PATHS_SHOWN_MAX: Final = 16
+
+_CODES: Final = {
+    errno.ENOENT: grpc.StatusCode.NOT_FOUND,
+    errno.EEXIST: grpc.StatusCode.ALREADY_EXISTS,
+    errno.EINVAL: grpc.StatusCode.INVALID_ARGUMENT,
+    errno.ENAMETOOLONG: grpc.StatusCode.INVALID_ARGUMENT,
+    errno.ENOTDIR: grpc.StatusCode.INVALID_ARGUMENT,
+    errno.EBUSY: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.ENOTEMPTY: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.ESTALE: grpc.StatusCode.NOT_FOUND,
+    errno.ENOSPC: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errno.EAGAIN: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class AdminError(Exception):
+    """A call was refused; the message is complete."""
+
+    def __init__(self, errno_: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno_
+        self.reason = reason
+
+
+def _translate(error: Exception) -> AdminError:
+    """The refusals of the parts below, in the admin service's words."""
+    match error:
+        case AdminError():
+            return error
+        case FsError():
+            return AdminError(error.errno, "refused", str(error))
+        case SettingsError():
+            return AdminError(errno.EINVAL, "bad-settings", str(error))
+        case ReplicationError():
+            return AdminError(errno.EAGAIN, "unavailable", str(error))
+        case _:
+            return AdminError(errno.ENOSPC, "checkpoint", str(error))
+
+
+def _answering(method: Callable[[Any, Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+    """Turn refusals into a status with trailers."""
+
+    @functools.wraps(method)
+    async def answer(self: AdminService, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            self.require_ready()
+            return await method(self, request, context)
+        except (AdminError, FsError, SettingsError, ReplicationError, StoreError) as error:
+            told = _translate(error)
+        trailers = (("keelfs-errno", str(told.errno)), ("keelfs-reason", told.reason))
+        code = _CODES.get(told.errno, grpc.StatusCode.FAILED_PRECONDITION)
+        return await context.abort(code, wire.printable(str(told)), trailers)
+
+    return answer
+
+
+def _require(result: ops.Result, name: str) -> ops.Result:
+    if result.errno:
+        raise AdminError(result.errno, "refused", f"volume {name!r}: {result.detail or 'errno ' + str(result.errno)}")
+    return result
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Implements protos/admin.proto."""
+
+    def __init__(
+        self,
+        *,
+        txn: ReadTxn,
+        writes: Writes,
+        sessions: Sessions,
+        holds: Holds,
+        status: Callable[[], Status | None],
+        checkpoint: Callable[[], Awaitable[int]],
+    ) -> None:
+        """`status` gives None until the state is recovered."""
+        self._txn = txn
+        self._writes = writes
+        self._sessions = sessions
+        self._holds = holds
+        self._status = status
+        self._checkpoint = checkpoint
+
+    def require_ready(self) -> Status:
+        """Refuse calls while the state is being recovered."""
+        status = self._status()
+        if status is None:
+            raise AdminError(errno.EAGAIN, "starting", "the server is still reading its log; try again")
+        return status
+
+    # --- volumes ---
+
+    @_answering
+    async def CreateVolume(self, request: admin_pb2.CreateVolumeRequest, context: object) -> admin_pb2.Volume:
+        name = check_volume_name(request.name)
+        settings = fill(request.settings_json)
+        made = ops.CreateVolume(name, settings, request.uid, request.gid, request.mode or 0o755)
+        _require(await self._writes.call(made), name)
+        _log.info("volume created", volume=name)
+        return self._volume(self._find(name))
+
+    @_answering
+    async def ListVolumes(self, request: admin_pb2.ListVolumesRequest, context: object) -> admin_pb2.ListVolumesReply:
+        return admin_pb2.ListVolumesReply(volumes=[self._volume(volume) for volume in list(reads.volumes(self._txn))])
+
+    @_answering
+    async def GetVolume(self, request: admin_pb2.GetVolumeRequest, context: object) -> admin_pb2.Volume:
+        return self._volume(self._find(request.name))
+
+    @_answering
+    async def DestroyVolume(self, request: admin_pb2.DestroyVolumeRequest, context: object) -> admin_pb2.DestroyVolumeReply:
+        volume = self._find(request.name)
+        attached = [session for session in self._sessions if session.volume == volume.id]
+        if not request.force and not volume.destroyed:
+            self._require_unused(volume, len(attached))
+        inodes = await self._destroy_step(volume)  # marks it, so that nobody attaches any more
+        removed = inodes
+        for session in attached:
+            await self._sessions.close(session, expired=True)
+        while inodes:
+            inodes = await self._destroy_step(volume)
+            removed += inodes
+        slices = await self._forget_slices(volume)
+        _log.info("volume destroyed", volume=volume.name, inodes=removed, slices=slices)
+        return admin_pb2.DestroyVolumeReply(inodes=removed, slices=slices)
+
+    async def _forget_slices(self, volume: Volume) -> int:
+        """Take the slices of a volume that is gone off the delete queue: no session can attach to it and work them off. All
+        their objects lie below `<volume>/` in its store, and whoever destroys a volume removes that."""
+        gone = [slice_.slice for slice_ in reads.doomed(self._txn) if slice_.volume == volume.id]
+        for start in range(0, len(gone), wire.FINISHED_MAX):
+            part = tuple(gone[start : start + wire.FINISHED_MAX])
+            _require(await self._writes.call(ops.FinishDeletes(part)), volume.name)
+        return len(gone)
+
+    async def _destroy_step(self, volume: Volume) -> int:
+        return _require(await self._writes.call(ops.DestroyVolume(volume.id, DESTROY_STEP)), volume.name).count
+
+    def _require_unused(self, volume: Volume, attached: int) -> None:
+        if attached:
+            raise AdminError(
+                errno.EBUSY, "in-use", f"volume {volume.name!r} is in use by {attached} sessions; unmount it, or use force"
+            )
+        inodes = reads.statfs(self._txn, volume.id).usage.inodes
+        if inodes > 1:  # the root itself
+            message = f"volume {volume.name!r} is not empty ({inodes - 1} inodes); empty it, or use force"
+            raise AdminError(errno.ENOTEMPTY, "not-empty", message)
+
+    def _find(self, name: str) -> Volume:
+        try:
+            return reads.volume_by_name(self._txn, name)
+        except FsError as error:
+            raise AdminError(errno.ENOENT, "no-volume", f"there is no volume {name[:80]!r} here") from error
+
+    def _volume(self, volume: Volume) -> admin_pb2.Volume:
+        usage = None if volume.destroyed else reads.statfs(self._txn, volume.id).usage
+        return admin_pb2.Volume(
+            name=volume.name,
+            id=volume.id,
+            root=volume.root,
+            settings_json=volume.settings_json,
+            bytes_used=usage.bytes if usage else 0,
+            inodes_used=usage.inodes if usage else 0,
+            created_ns=volume.created_ns,
+            slices_doomed=doomed_count(self._txn, volume.id),
+            destroyed=volume.destroyed,
+        )
+
+    # --- the server ---
+
+    @_answering
+    async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusReply:
+        return self.require_ready().reply()
+
+    @_answering
+    async def Checkpoint(self, request: admin_pb2.CheckpointRequest, context: object) -> admin_pb2.CheckpointReply:
+        return admin_pb2.CheckpointReply(index=await self._checkpoint())
+
+    # --- inodes ---
+
+    @_answering
+    async def InodeInfo(self, request: admin_pb2.InodeInfoRequest, context: object) -> admin_pb2.InodeInfoReply:
+        inode = self._inode(request)
+        volume = reads.volume(self._txn, inode.volume)
+        reply = admin_pb2.InodeInfoReply(
+            attr=wire.encode_attr(inode),
+            paths=reads.paths(self._txn, inode.ino, PATHS_SHOWN_MAX),
+            xattr_names=reads.listxattr(self._txn, inode.ino),
+            open_by=self._holds.count_of_inode(inode.ino),
+        )
+        if inode.is_symlink:
+            reply.symlink = reads.readlink(self._txn, inode.ino)
+        elif inode.is_reg:
+            self._add_chunks(reply, inode, volume)
+        return reply
+
+    def _inode(self, request: admin_pb2.InodeInfoRequest) -> Inode:
+        if len(request.path) > wire.PATH_BYTES_MAX:
+            raise AdminError(errno.ENAMETOOLONG, "bad-path", f"the path is longer than {wire.PATH_BYTES_MAX} bytes")
+        if request.ino:
+            inode = reads.getattr(self._txn, request.ino)
+            if request.volume and self._find(request.volume).id != inode.volume:
+                message = f"inode {request.ino} is not of volume {request.volume!r}"
+                raise AdminError(errno.ENOENT, "other-volume", message)
+            return inode
+        root = self._find(request.volume).root
+        path = request.path.strip(b"/")
+        return reads.resolve(self._txn, root, path) if path else reads.getattr(self._txn, root)
+
+    def _add_chunks(self, reply: admin_pb2.InodeInfoReply, inode: Inode, volume: Volume) -> None:
+        """The chunks that have extents, up to what a person can read."""
+        size = block_bytes(volume.settings_json)
+        spanned = -(-inode.size // CHUNK_BYTES)
+        shown = extents = 0
+        for first in range(0, spanned, 64):
+            for index, found in sorted(reads.read_slices(self._txn, inode.ino, first, min(64, spanned - first)).chunks.items()):
+                shown += 1
+                extents += len(found)
+                if shown > CHUNKS_SHOWN_MAX or extents > EXTENTS_SHOWN_MAX:
+                    reply.truncated = True
+                    return
+                chunk = reply.chunks.add(index=index)
+                for e in found:
+                    objects = [] if e.inline else object_keys(volume.name, e, size)
+                    chunk.extents.add(
+                        pos=e.pos, len=e.length, slice=e.slice, off=e.off, size=e.size, inline=e.inline, objects=objects
+                    )
+            if first >= 64 * CHUNKS_SHOWN_MAX:  # a file that is nearly all hole
+                reply.truncated = True
+                return
+
+
+def object_keys(volume: str, extent: Extent, block: int) -> list[str]:
+    """The objects that hold an extent's bytes (ARCHITECTURE.md, Object data)."""
+    number = extent.slice
+    prefix = f"{volume}/chunks/{number // 1_000_000}/{number // 1000}/{number}"
+    first, last = extent.off // block, (extent.off + extent.length - 1) // block
+    return [f"{prefix}_{index}_{min(block, extent.size - index * block)}" for index in range(first, last + 1)]

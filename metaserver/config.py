@@ -1,0 +1,81 @@
+"""What a metadata server is told at its start: one frozen value, validated before anything is opened."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXIT_FAILURE: Final = 1
+EXIT_CONFIG: Final = 2
+EXIT_ADDRESS: Final = 3  # an address cannot be listened on
+EXIT_DATA: Final = 4  # the data directory cannot be used: locked, denied, full
+EXIT_CORRUPT: Final = 5  # the log or the store is damaged
+
+
+class ServerError(Exception):
+    """The server cannot start or go on. The message is complete and for people: one line, what, why and what next."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILURE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """`listen` serves clients, `admin` the administration; both are host:port, port 0 picks a free one."""
+
+    data_dir: Path
+    listen: str = "127.0.0.1:7420"
+    admin: str = "127.0.0.1:7421"
+    insecure: bool = False  # allow plaintext beyond this machine
+    session_ttl_s: float = 60.0
+    sessions_max: int = 1024
+    in_flight_max: int = 8192  # changes of one session without result
+    watches_per_stream: int = 100_000
+    delete_delay_s: float = 30.0
+    reserve_bytes: int = 64 << 20  # free space of the data directory below which only deletes are accepted
+    map_bytes: int = 1 << 40
+    entry_items: int = 1024
+    entry_bytes: int = 4 << 20
+    queue_items: int = 16384
+    stop_grace_s: float = 5.0
+
+    def validate(self) -> None:
+        """Refuse what cannot work or is not safe. Raises ServerError."""
+        for name, address in (("listen", self.listen), ("admin", self.admin)):
+            host, _ = split_address(name, address)
+            if not self.insecure and not is_loopback(host):
+                raise ServerError(
+                    f"--{name} {address} is reachable from other machines, and traffic is not encrypted yet: "
+                    "listen on 127.0.0.1, or pass --insecure if the network is yours alone",
+                    EXIT_CONFIG,
+                )
+        positive = {"session_ttl_s": self.session_ttl_s, "sessions_max": self.sessions_max, "in_flight_max": self.in_flight_max}
+        for name, value in positive.items():
+            if value <= 0:
+                raise ServerError(f"{name} must be greater than 0, not {value}", EXIT_CONFIG)
+        if self.delete_delay_s < 0 or self.reserve_bytes < 0:
+            raise ServerError("delete_delay_s and reserve_bytes must not be negative", EXIT_CONFIG)
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    """host:port or [v6]:port into its parts."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ServerError(f"--{name} {address}: not an address; write host:port, as in 127.0.0.1:7420", EXIT_CONFIG)
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it. A name other than localhost is not looked up: it may change."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,223 @@
+"""The way into the log: ops are stamped, gathered into entries, proposed, and their results handed back.
+
+Rules
+ - One entry is under way at a time. What arrives meanwhile forms the next one, up to its bounds: this is what shares the cost
+   of a sync among all who wait.
+ - Time enters here, once per entry, and never runs backwards.
+ - Order: ops enter the log in the order of `submit`.
+ - Observers hear of an entry's results before anybody is answered, so that what they queue (invalidations) leaves first.
+ - A callback instead of a task per op: at tens of thousands of ops a second a task costs more than the op.
+ - While space is short, ops that consume it are refused with ENOSPC and the others (which free it) go through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from metaserver import wire
+from metaserver.applier import Proposal
+from metaserver.core import entry as ops
+from metaserver.core.entry import Item, Result
+from raft.errors import OutcomeUnknown, Refused, ReplicationError, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from protos import meta_pb2
+    from raft.api import Replicator
+
+    #: What an op's proposer is told: its result, or why there is none (the op may or may not take effect).
+    Done = Callable[[Result | ReplicationError], None]
+    Observer = Callable[[Sequence[Item], Sequence[Result]], None]
+
+CONSUMING: Final = frozenset(
+    {
+        ops.Create,
+        ops.MkDir,
+        ops.MkNod,
+        ops.SymLink,
+        ops.Link,
+        ops.CommitSlices,
+        ops.SetXattr,
+        ops.CreateVolume,
+    }
+)
+
+
+class _Waiting(NamedTuple):
+    item: Item
+    request: meta_pb2.Request | None
+    done: Done
+
+
+class Writes:
+    """Owns the queue in front of the replicator."""
+
+    def __init__(
+        self,
+        replicator: Replicator,
+        clock_ns: Callable[[], int],
+        *,
+        entry_items: int = 1024,
+        entry_bytes: int = 4 << 20,
+        queue_items: int = 16384,
+        on_fatal: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """`on_fatal`: told of a bug in here or in an observer, after which nothing more is logged."""
+        self._replicator = replicator
+        self._clock_ns = clock_ns
+        self._entry_items = entry_items
+        self._entry_bytes = entry_bytes
+        self._queue_items = queue_items
+        self._on_fatal = on_fatal
+        self._now_ns = 0
+        self._queue: deque[_Waiting] = deque()
+        self._under_way: list[_Waiting] = []
+        self._scheduled = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._short: str | None = None
+        self._stopping = False
+        self.observers: list[Observer] = []
+
+    @property
+    def queued(self) -> int:
+        """Ops that were submitted and have no result yet."""
+        return len(self._queue) + len(self._under_way)
+
+    @property
+    def space_short(self) -> str | None:
+        """Why consuming ops are refused; None while they are not."""
+        return self._short
+
+    def set_space_short(self, reason: str | None) -> None:
+        """Refuse consuming ops with ENOSPC for `reason`, or no longer."""
+        self._short = reason
+
+    def not_before(self, now_ns: int) -> None:
+        """No entry is stamped with an earlier time: what the log holds already."""
+        self._now_ns = max(self._now_ns, now_ns)
+
+    def submit(self, item: Item, request: meta_pb2.Request | None, done: Done) -> None:
+        """Log and apply one op; `done` is called once, at the earliest in this call (a refusal). `request` is the client's
+        message that `item.op` was decoded from, None for the service's own ops."""
+        if self._short is not None and type(item.op) in CONSUMING:
+            done(Result(errno=errno.ENOSPC, detail=self._short))
+            return
+        if self._stopping:
+            done(Stopped("the server is stopping"))
+            return
+        self._queue.append(_Waiting(item, request, done))
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._propose)
+
+    async def call(self, op: ops.Op) -> Result:
+        """Carry out one of the service's own ops. Raises ReplicationError when its fate is not known or it was not logged."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Result | ReplicationError) -> None:
+            if future.done():
+                return  # the caller was cancelled
+            if isinstance(outcome, Result):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+        self.submit(Item(0, 0, 0, op), None, done)
+        return await future
+
+    async def room(self) -> None:
+        """Wait until the queue is short enough to take more."""
+        while len(self._queue) >= self._queue_items:
+            await self._turn()
+
+    async def stop(self) -> None:
+        """Take nothing new; return when everything that was taken has been answered."""
+        self._stopping = True
+        while self.queued:
+            await self._turn()
+
+    async def _turn(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _gather(self) -> list[_Waiting]:
+        """The next entry's ops: at least one, then as many as its bounds allow."""
+        queue, size = self._queue, 0
+        taken: list[_Waiting] = []
+        while queue and len(taken) < self._entry_items:
+            request = queue[0].request
+            size += 64 if request is None else request.ByteSize()
+            if taken and size > self._entry_bytes:
+                break
+            taken.append(queue.popleft())
+        return taken
+
+    def _propose(self) -> None:
+        self._scheduled = False
+        batch = self._under_way = self._gather()
+        if not batch:
+            return
+        try:
+            self._log(batch)
+        except Exception as error:
+            self._break(error, batch)
+
+    def _log(self, batch: list[_Waiting]) -> None:
+        self._now_ns = now_ns = max(self._now_ns, self._clock_ns())
+        payload = wire.encode_payload(now_ns, batch)
+        hint = Proposal(now_ns, tuple([waiting.item for waiting in batch]))
+        self._replicator.propose(payload, hint).add_done_callback(self._landed)
+
+    def _landed(self, future: asyncio.Future[Sequence[Result]]) -> None:
+        batch, self._under_way = self._under_way, []
+        # The next entry is on its way to the disk while this one's answers are written.
+        if self._queue:
+            self._propose()
+        try:
+            outcomes = self._outcomes(batch, future)
+        except Exception as error:
+            self._break(error, batch)
+            return
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.done(outcome)
+        self._free_waiters()
+
+    def _outcomes(self, batch: list[_Waiting], future: asyncio.Future[Sequence[Result]]) -> Sequence[Result | ReplicationError]:
+        """What each op of an entry is told; the observers are told first."""
+        try:
+            results = future.result()
+        except Refused as refused:
+            return [Result(errno=refused.errno, detail=refused.reason)] * len(batch)
+        except ReplicationError as error:
+            return [error] * len(batch)
+        except asyncio.CancelledError:
+            return [OutcomeUnknown("the log was stopped")] * len(batch)
+        items = [waiting.item for waiting in batch]
+        for observer in self.observers:
+            observer(items, results)
+        return results
+
+    def _break(self, error: Exception, batch: list[_Waiting]) -> None:
+        """A bug: nothing that follows can be trusted."""
+        waiting = [*batch, *self._queue]
+        self._stopping = True
+        self._under_way = []
+        self._queue.clear()
+        stopped = Stopped(f"the server failed: {error!r}")
+        for one in waiting:
+            one.done(stopped)
+        self._free_waiters()
+        if self._on_fatal is None:
+            raise error
+        self._on_fatal(error)
+
+    def _free_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
