@@ -1,0 +1,106 @@
+"""Single fields of an attribute's bytes (protos/attr_layout.py), read or replaced without decoding the rest.
+
+Most attributes only pass through a client; what it has to know of them is a field or two.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import struct
+from typing import Final
+
+from fuseclient.attr import Attr
+from fuseclient.errors import FsError
+from protos.attr_layout import ATTR_BYTES
+
+NS: Final = 1_000_000_000
+
+_U64: Final = struct.Struct("<Q")
+_U32: Final = struct.Struct("<I")
+_I64: Final = struct.Struct("<q")
+_u64_at: Final = _U64.unpack_from
+_u32_at: Final = _U32.unpack_from
+_SIZE: Final = 8
+_BLOCKS: Final = 16
+_CTIME_S: Final = 40
+_MTIME_S: Final = 32
+_MTIME_NSEC: Final = 52
+_CTIME_NSEC: Final = 56
+_MODE: Final = 60
+_NLINK: Final = 64
+_PARENT: Final = 96
+_VERSION: Final = 104
+_DATA_VERSION: Final = 112
+
+
+def parse(raw: bytes) -> Attr:
+    """Attributes off the wire; EIO when they are none."""
+    if len(raw) < ATTR_BYTES:
+        raise FsError(errno.EIO, f"the metadata service sent {len(raw)} bytes of attributes")
+    return Attr(raw)
+
+
+def version_of(attr: Attr) -> int:
+    version: int = _u64_at(attr.raw, _VERSION)[0]
+    return version
+
+
+def data_version_of(attr: Attr) -> int:
+    version: int = _u64_at(attr.raw, _DATA_VERSION)[0]
+    return version
+
+
+def size_of(attr: Attr) -> int:
+    size: int = _u64_at(attr.raw, _SIZE)[0]
+    return size
+
+
+def parent_of(attr: Attr) -> int:
+    ino: int = _u64_at(attr.raw, _PARENT)[0]
+    return ino
+
+
+def nlink_of(attr: Attr) -> int:
+    nlink: int = _u32_at(attr.raw, _NLINK)[0]
+    return nlink
+
+
+def mode_of(attr: Attr) -> int:
+    mode: int = _u32_at(attr.raw, _MODE)[0]
+    return mode
+
+
+def type_of(attr: Attr) -> int:
+    """As a listing names it: st_mode >> 12."""
+    return mode_of(attr) >> 12
+
+
+def without_privilege(mode: int) -> int:
+    """What a write by somebody unprivileged leaves of a mode."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def with_local_writes(attr: Attr, size: int, mtime_ns: int, kill_priv: bool) -> Attr:
+    """The attributes of a file that this mount has written to but not committed yet.
+
+    st_blocks is a guess that errs upwards: programs take a file with size and no blocks for a hole from end to end.
+    """
+    raw = bytearray(attr.raw)
+    committed = size_of(attr)
+    blocks: int = _u64_at(raw, _BLOCKS)[0]
+    if size > committed:
+        _U64.pack_into(raw, _SIZE, size)
+        blocks += (size - committed + 511) >> 9
+    _U64.pack_into(raw, _BLOCKS, max(blocks, 8))
+    seconds, nanoseconds = divmod(mtime_ns, NS)
+    _I64.pack_into(raw, _MTIME_S, seconds)
+    _U32.pack_into(raw, _MTIME_NSEC, nanoseconds)
+    changed = (_I64.unpack_from(raw, _CTIME_S)[0], _u32_at(raw, _CTIME_NSEC)[0])
+    if (seconds, nanoseconds) > changed:
+        _I64.pack_into(raw, _CTIME_S, seconds)
+        _U32.pack_into(raw, _CTIME_NSEC, nanoseconds)
+    if kill_priv:
+        _U32.pack_into(raw, _MODE, without_privilege(mode_of(attr)))
+    return Attr(bytes(raw))

@@ -1,0 +1,340 @@
+"""Open files: open, create, read, write, flush, release.
+
+- Opening asks the metadata service, which gives the newest attributes and, for a small file, everything needed to read it.
+  Only a file that is still open here, and of which nobody reported a change, is opened without asking.
+- Written data is stored by flush (close(2)), fsync, O_SYNC, or when the data path's buffer fills; an error of it is reported
+  by the next flush or fsync. `release` never waits: what is dirty then is stored behind.
+- The kernel keeps its pages over an open when the file's data_version is the one that they were filled from.
+- When the session ends with writes that are not stored, they are lost: each handle that could write reports EIO once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
+
+from fuseclient.attr_raw import data_version_of, mode_of, size_of, version_of
+from fuseclient.data.slices import CHUNK_BYTES, Extent
+from fuseclient.errors import FsError
+from fuseclient.handles import Handle, flags_of
+from fuseclient.namespace import cred_of
+from fuseclient.open_files import OpenFile
+from fuseclient.operations import OPEN_KILL_PRIV, Caller, Opened
+from fuseclient.permission import may_open
+from protos import meta_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fuseclient.attr import Attr
+    from fuseclient.knowledge import Knowledge
+    from fuseclient.namespace import Namespace
+    from fuseclient.operations import Buffer
+
+FILE_SIZE_MAX: Final = 2**57
+FATTR_SIZE: Final = 1 << 3
+FATTR_KILL_SUIDGID: Final = 1 << 11
+_SYSTEM: Final = Caller(0, 0, 0)
+
+
+class FileIo:
+    def __init__(self, known: Knowledge, names: Namespace) -> None:
+        self._known = known
+        self._meta = known.meta
+        self._attrs = known.attrs
+        self._files = known.files
+        self._handles = known.handles
+        self._names = names
+
+    # open and close
+
+    async def create(self, parent: int, name: bytes, mode: int, umask: int, flags: int, caller: Caller) -> tuple[Attr, Opened]:
+        attr, response = await self._names.create(parent, name, mode, umask, bool(flags & os.O_EXCL), caller)
+        file = self._opening(attr)
+        file.holds += 1
+        try:
+            if response.existed:
+                # The kernel took the name for free and checked nothing but the directory.
+                if not stat.S_ISREG(mode_of(attr)) or not may_open(attr, flags, caller):
+                    raise FsError(errno.EACCES)
+                if flags & os.O_TRUNC:
+                    attr = await self._cut(file, flags, caller)
+        except BaseException:
+            self._closed(file)
+            raise
+        return file.local(attr), self._opened(file, flags, attr)
+
+    def open(self, ino: int, flags: int, caller: Caller) -> Opened | Awaitable[Opened]:
+        file = self._files.get(ino)
+        if file is not None and file.holds and not file.stale and not flags & os.O_TRUNC:
+            attr = self._attrs.get(ino)
+            if attr is not None:
+                file.opens += 1
+                return self._opened(file, flags, attr)
+        return self._open(ino, flags, caller)
+
+    async def _open(self, ino: int, flags: int, caller: Caller) -> Opened:
+        file, attr = await self._ask_open(ino, flags, caller)
+        try:
+            if flags & os.O_TRUNC:
+                attr = await self._cut(file, flags, caller)
+        except BaseException:
+            self._closed(file)
+            raise
+        return self._opened(file, flags, attr)
+
+    async def _ask_open(self, ino: int, flags: int, caller: Caller) -> tuple[OpenFile, Attr]:
+        """Open at the server. The file counts one more opening, which the caller makes a handle of or takes back."""
+        tick = self._attrs.tick
+        known = self._attrs.get(ino)
+        reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        wanted = reads and (known is None or 0 < size_of(known) <= CHUNK_BYTES)
+        asking = pb.Open(ino=ino, flags=flags & os.O_ACCMODE, want_slices=wanted, cred=cred_of(caller))
+        response = await self._meta.read(pb.Request(open=asking))
+        attr = self._known.learn(response.attr, tick)
+        file = self._opening(attr)
+        file.holds += 1
+        file.refresh(attr)
+        if wanted and not file.data.dirty and attr.raw == response.attr and file.version == version_of(attr):
+            extents = [Extent(e.pos, e.len, e.slice, e.off, e.size, e.inline) for e in response.extents if e.chunk == 0]
+            file.data.prime(extents, {inline.slice: inline.data for inline in response.inline_data})
+        return file, attr
+
+    def _opening(self, attr: Attr) -> OpenFile:
+        """The file of these attributes, with one opening more."""
+        ino = attr.ino
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = OpenFile(ino, self._known.data.file(attr), version_of(attr))
+        file.opens += 1
+        return file
+
+    def _opened(self, file: OpenFile, flags: int, attr: Attr) -> Opened:
+        ino = file.ino
+        version = data_version_of(attr)
+        keep = self._known.pages.get(ino) == version
+        if not keep:
+            self._known.pages.put(ino, version)
+        return Opened(self._handles.open_file(file, flags), keep_cache=keep, direct_io=bool(flags & os.O_DIRECT))
+
+    def release(self, ino: int, fh: int) -> None:
+        handle = self._handles.files.pop(fh, None)
+        if handle is not None:
+            self._closed(handle.file)
+
+    def _closed(self, file: OpenFile) -> None:
+        file.opens -= 1
+        if file.opens:
+            return
+        if file.busy or (file.data.dirty and not file.gone):
+            self._known.behind(self._store_behind(file), f"storing what was written to inode {file.ino}")
+        else:
+            self._drop(file)
+
+    async def _store_behind(self, file: OpenFile) -> None:
+        try:
+            await self._flush(file)
+        finally:
+            if not file.opens and self._files.get(file.ino) is file:
+                self._drop(file)
+
+    def _drop(self, file: OpenFile) -> None:
+        del self._files[file.ino]
+        for _ in range(file.holds):
+            self._meta.release(file.ino)
+        closing = file.data.close()
+        if closing is not None:
+            self._known.behind(_awaited(closing), f"closing inode {file.ino}")
+
+    async def handle(self, ino: int, fh: int) -> Handle:
+        """The handle of a number that another process gave out: opened again."""
+        file, _ = await self._ask_open(ino, flags_of(fh), _SYSTEM)
+        made = self._handles.files.get(fh)
+        if made is not None:  # another request was faster
+            self._closed(file)
+            return made
+        made = self._handles.files[fh] = Handle(file, flags_of(fh))
+        return made
+
+    # reading
+
+    def read(self, ino: int, fh: int, offset: int, size: int) -> Sequence[Buffer] | Awaitable[Sequence[Buffer]]:
+        file = self._files.get(ino)
+        if file is None or file.stale:
+            return self._read(ino, fh, offset, size)
+        return file.data.read(offset, size)
+
+    async def _read(self, ino: int, fh: int, offset: int, size: int) -> Sequence[Buffer]:
+        file = await self._current(ino, fh)
+        found = file.data.read(offset, size)
+        return await found if isinstance(found, Awaitable) else found
+
+    async def _current(self, ino: int, fh: int) -> OpenFile:
+        """The file with attributes that are true now, after others have changed it or its handle came from elsewhere."""
+        file = self._files.get(ino)
+        if file is None:
+            file = (self._handles.files.get(fh) or await self.handle(ino, fh)).file
+        if file.stale:
+            async with file.exclusive:
+                if file.stale:
+                    await self._refresh(file)
+        return file
+
+    async def _refresh(self, file: OpenFile) -> None:
+        tick = self._attrs.tick
+        response = await self._meta.read(pb.Request(getattr=pb.GetAttr(ino=file.ino)))
+        file.stale = False
+        self._known.learn(response.attr, tick)
+        if not self._attrs.fresh(file.ino, tick):
+            file.stale = True
+
+    # writing
+
+    def write(self, ino: int, fh: int, offset: int, data: memoryview, kill_priv: bool) -> int | Awaitable[int]:
+        handle = self._handles.files.get(fh)
+        if handle is None or handle.sync or handle.file.stale or handle.file.busy:
+            return self._write_slowly(ino, fh, offset, bytes(data), kill_priv)
+        waiting = self._put(handle, offset, data, kill_priv)
+        return len(data) if waiting is None else _counted(waiting, len(data))
+
+    def _put(self, handle: Handle, offset: int, data: memoryview, kill_priv: bool) -> Awaitable[None] | None:
+        file = handle.file
+        if handle.append:
+            offset = file.data.size  # the kernel's idea of the end may be older than ours
+        if offset + len(data) > FILE_SIZE_MAX:
+            raise FsError(errno.EFBIG)
+        if kill_priv:
+            file.killing = True
+        return file.data.write(offset, data, kill_priv)
+
+    async def _write_slowly(self, ino: int, fh: int, offset: int, data: bytes, kill_priv: bool) -> int:
+        handle = self._handles.files.get(fh) or await self.handle(ino, fh)
+        file = await self._current(ino, fh)
+        async with file.exclusive:
+            waiting = self._put(handle, offset, memoryview(data), kill_priv)
+        if waiting is not None:
+            await waiting
+        if handle.sync:
+            await self._flush(file, handle)
+        return len(data)
+
+    def flush(self, ino: int, fh: int, lock_owner: int) -> Awaitable[None] | None:
+        handle = self._handles.files.get(fh)
+        if handle is None or not handle.writable:
+            return None
+        file = handle.file
+        if handle.losses == file.losses and (not file.data.dirty or file.gone):
+            return None
+        return self._flush(file, handle)
+
+    def fsync(self, ino: int, fh: int, datasync: bool) -> Awaitable[None] | None:
+        handle = self._handles.files.get(fh)
+        if handle is None:
+            return None
+        file = handle.file
+        if handle.losses == file.losses and not file.data.dirty:
+            return None
+        return self._flush(file, handle)
+
+    async def _flush(self, file: OpenFile, handle: Handle | None = None) -> None:
+        """Store what was written until now."""
+        if file.busy:
+            async with file.exclusive:
+                pass
+        if handle is not None and handle.losses != file.losses:
+            handle.losses = file.losses
+            if handle.writable:
+                raise FsError(errno.EIO, "the session ended before what was written could be stored")
+        killing, file.killing = file.killing, False
+        try:
+            attr = await file.data.flush()
+        except BaseException:
+            file.killing = file.killing or killing
+            raise
+        if attr is not None:
+            self._known.committed(attr)
+
+    # size
+
+    async def _cut(self, file: OpenFile, flags: int, caller: Caller) -> Attr:
+        """O_TRUNC."""
+        valid = FATTR_SIZE | FATTR_KILL_SUIDGID if flags & OPEN_KILL_PRIV else FATTR_SIZE
+        return await self.resize(file, pb.SetAttr(ino=file.ino, valid=valid, size=0, cred=cred_of(caller)))
+
+    async def resize(self, file: OpenFile, change: pb.SetAttr) -> Attr:
+        """A SetAttr with a size. Shrinking, which is not refused, forgets what lies beyond first, so that it need not be
+        stored; the rest is stored before, so that no later commit sets back the times."""
+        async with file.exclusive:
+            if change.size < file.data.size:
+                await file.data.truncate(change.size)
+            if file.data.dirty:
+                attr = await file.data.flush()
+                file.killing = False
+                if attr is not None:
+                    self._known.committed(attr)
+            tick = self._attrs.tick
+            try:
+                response = await self._meta.change(pb.Request(setattr=change))
+            except BaseException:
+                file.stale = True
+                raise
+            attr = self._known.learn(response.attr, tick)
+            self._known.resized(attr)
+            return attr
+
+    # the rest
+
+    def lseek(self, ino: int, fh: int, offset: int, whence: int) -> int | Awaitable[int]:
+        file = self._files.get(ino)
+        if file is None or file.stale:
+            return self._lseek(ino, fh, offset, whence)
+        return file.data.seek(offset, whence)
+
+    async def _lseek(self, ino: int, fh: int, offset: int, whence: int) -> int:
+        file = await self._current(ino, fh)
+        found = file.data.seek(offset, whence)
+        return found if isinstance(found, int) else await found
+
+    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> Awaitable[None] | None:
+        """Space cannot be promised ahead of the write. glibc's posix_fallocate writes zeros then."""
+        raise FsError(errno.EOPNOTSUPP)
+
+    # a session that has ended
+
+    def session_ended(self) -> None:
+        """Nothing is held open any more; open again what is open here, and give up what was not stored."""
+        for file in self._files.values():
+            file.holds = 0
+            file.stale = True
+            self._known.behind(self._revive(file), f"opening inode {file.ino} again")
+
+    async def _revive(self, file: OpenFile) -> None:
+        async with file.exclusive:
+            old = file.data
+            lost = old.dirty and bool(old.mtime_ns)
+            if lost:
+                file.losses += 1
+                file.killing = False
+            tick = self._attrs.tick
+            response = await self._meta.read(pb.Request(open=pb.Open(ino=file.ino, cred=cred_of(_SYSTEM))))
+            file.holds += 1
+            attr = self._known.learn(response.attr, tick)
+            if lost:
+                file.data = self._known.data.file(attr)
+                file.version = version_of(attr)
+                await old.truncate(0)
+                closing = old.close()
+                if closing is not None:
+                    await closing
+
+
+async def _awaited(waiting: Awaitable[None]) -> None:
+    await waiting
+
+
+async def _counted(waiting: Awaitable[None], count: int) -> int:
+    await waiting
+    return count
