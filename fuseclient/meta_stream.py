@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fuseclient.volume_url import Address
 
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lost connections are our log's to tell
 
 METHOD: Final = f"/{pb.DESCRIPTOR.services_by_name['Meta'].full_name}/Session"
 PROTOCOL: Final = 1
