@@ -34,14 +34,14 @@ class FileData(Protocol):
         """`data` is copied before this returns; an awaitable means that the buffer is full and the writer has to wait."""
 
     def read(self, offset: int, size: int) -> Sequence[Buffer] | Awaitable[Sequence[Buffer]]:
-        """Up to `size` bytes, fewer only at `self.size`; own writes are seen at once. Raises FsError(EIO), never wrong bytes."""
+        """Up to `size` bytes, fewer only at `self.size`; own writes are seen at once. FsError(EIO) rather than wrong bytes."""
 
     def flush(self) -> Awaitable[Attr | None]:
         """Upload and commit all that was dirty at the call; the attributes of the last commit. Raises FsError; an error of
         a background upload is reported by one flush."""
 
     def truncate(self, size: int) -> Awaitable[None]:
-        """Forget what is buffered or cached beyond `size`, wait for uploads and commits under way, and let `self.size` be `size`.
+        """Forget what is buffered or cached beyond `size`, wait for uploads and commits under way, let `self.size` be `size`.
         Nothing is told to the metadata service: the file system sends the SetAttr."""
 
     def refresh(self, attr: Attr) -> None:
