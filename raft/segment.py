@@ -139,13 +139,13 @@ class Segment:
             return None
         return None if payload_at(disk.read(self.fd, header.size, at), 0, self.tag, header) is None else header
 
-    def read(self, disk: Disk, first: int, last: int, bytes_max: int) -> list[Entry]:
-        """Entries `first`..`last` of this segment, as many as fit in `bytes_max` but at least one."""
+    def read(self, disk: Disk, first: int, last: int, bytes_max: int, least: int = 1) -> list[Entry]:
+        """Entries `first`..`last` of this segment, as many as fit in `bytes_max` but at least `least`."""
         base = self.header.base
         low, high = first - base, last - base + 1
         start = self.offsets[low]
         if self._offset(high) - start > bytes_max:
-            high = max(bisect_right(self.offsets, start + bytes_max, low, high) - 1, low + 1)
+            high = max(bisect_right(self.offsets, start + bytes_max, low, high) - 1, low + least)
         stop = self._offset(high)
         data = disk.read(self.fd, stop - start, start)
         return [self._entry(data, self.offsets[i] - start, base + i) for i in range(low, high)]

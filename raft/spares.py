@@ -180,28 +180,34 @@ class SparePool:
             return True
 
     def _retire(self, old: Spare) -> None:
+        """One at a time, oldest first or not at all: the names that are left are never a log with a hole."""
         with self._lock:
-            if self._stuck:
-                self._disk.close(old.fd)
-                return
-            recycle = self._spare is None and old.size == self._segment_bytes and not self._closing
+            recycle = self._spare is None and old.size == self._segment_bytes and not self._closing and not self._stuck
+            path = self._next_path() if recycle else None
             try:
-                if recycle:
-                    path = self._next_path()
+                if self._stuck:
+                    pass
+                elif path is not None:
                     self._disk.rename(old.path, path)
+                    # Not before its old name is gone for good may the file get a new content.
+                    self._disk.sync_directory(self._directory)
                     self._spare, self._zeroed_to = Spare(path, old.fd, old.size), old.size
+                    return
                 else:
-                    self._disk.close(old.fd)
                     self._disk.remove(old.path)
-                # One at a time, oldest first or not at all: the names that are left are never a log with a hole.
-                self._disk.sync_directory(self._directory)
+                    self._disk.sync_directory(self._directory)
             except OSError as error:
                 self._stuck = True
                 log.warning("a trimmed log segment could not be removed; trimming goes on after a restart: %s", error)
+            self._disk.close(old.fd)
 
     def _discard(self, path: str) -> None:
+        if self._stuck:
+            return
         try:
             self._disk.remove(path)
             self._disk.sync_directory(self._directory)
         except OSError as error:
-            log.warning("a leftover log file could not be removed: %s", error)
+            # A replaced segment must not outlive the one that replaces it.
+            self._stuck = True
+            log.warning("a leftover log segment could not be removed; trimming goes on after a restart: %s", error)

@@ -186,7 +186,7 @@ class Wal:
         return self._durable
 
     def read(self, first: int, last: int, bytes_max: int = _NO_LIMIT) -> list[Entry]:
-        """Entries `first`..`last`, as many as fit in about `bytes_max`, at least one. Raises LogCorrupt, OSError.
+        """Entries `first`..`last`, as many as fit in `bytes_max` but at least one. Raises LogCorrupt, OSError.
 
         Entries that were appended but are not durable yet are returned too.
         """
@@ -201,12 +201,12 @@ class Wal:
         used = 0
         for segment in segments:
             start, stop = max(first, segment.header.base), min(last, segment.index_last, durable)
-            if start <= stop and (not entries or used < bytes_max):
-                part = segment.read(self._disk, start, stop, bytes_max - used)
+            if start <= stop:
+                part = segment.read(self._disk, start, stop, bytes_max - used, least=0 if entries else 1)
                 entries += part
-                used += sum(record_size(len(entry.payload)) for entry in part)
-                if part[-1].index < stop:
+                if len(part) <= stop - start:
                     return entries
+                used += sum(record_size(len(entry.payload)) for entry in part)
         for entry in memory[max(first - durable - 1, 0) : max(last - durable, 0)]:
             size = record_size(len(entry.payload))
             if entries and used + size > bytes_max:
