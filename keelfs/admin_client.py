@@ -86,7 +86,7 @@ class AdminClient:
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ClientError(f"the server at {self.address} did not answer in time", exit_code=ExitCode.UNAVAILABLE)
-        number = next((str(v) for k, v in error.trailing_metadata() or () if k == "keelfs-errno"), "")
+        number = str(dict(error.trailing_metadata() or ()).get("keelfs-errno", ""))  # type: ignore[arg-type]
         name = _errno.errorcode.get(int(number), "") if number.isdigit() else ""
         text = error.details() or code.name
         return ClientError(f"{text} ({name})" if name else text, exit_code=_EXIT.get(code, ExitCode.FAILURE))

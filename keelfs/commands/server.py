@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,10 +41,9 @@ def server(
         return
     configure_logs(log_level or defaults.log_level, log_format or defaults.log_format, None)
 
-    from metaserver.config import ServerConfig
-    from metaserver.server import ServerError, run_server
-
     from fuseclient.errors import ClientError
+    from metaserver.config import ServerConfig, ServerError
+    from metaserver.server import serve
 
     address = parse_address(listen or defaults.listen)
     ready = Ready(ready_fd)
@@ -58,7 +56,7 @@ def server(
             delete_delay_s=parse_duration(delete_delay or defaults.delete_delay),
             insecure=insecure,
         )
-        code = asyncio.run(run_server(config, ready=ready.tell))
+        code = serve(config, lambda _: ready.tell())
     except ServerError as error:
         ready.fail(str(error))
         raise ClientError(str(error), exit_code=error.exit_code) from error

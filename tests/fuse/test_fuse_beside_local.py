@@ -1,7 +1,7 @@
-"""A real mount and a plain local directory, driven side by side: every call gives the same result, errno, contents and attributes.
+"""A real mount and a plain local directory, side by side: every call gives the same result, errno, contents and attributes.
 
-Hypothesis chooses the calls. What may differ is not compared: inode numbers, device numbers, sizes of directories, and times that
-no call has set. Half of the calls run as an ordinary user, so permissions are compared too.
+Hypothesis chooses the calls. What may differ is not compared: inode numbers, sizes of directories, and times that no call has
+set. Half of the calls run as an ordinary user, so permissions are compared too.
 """
 
 from __future__ import annotations

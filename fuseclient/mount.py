@@ -1,0 +1,197 @@
+"""A mount: the one file of the client that knows every concrete class, puts them together and takes them apart.
+
+    kernel -> driver -> FileSystem -> MetaClient -> server
+                             |
+                             +-> DataPath -> ObjectStore
+
+Taking apart goes in that order too: the kernel lets go, the file system stores what is dirty, the session is ended. A mount
+is ready when the server answered, the store answered and the kernel took the mount.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import uvloop
+
+from fuseclient.data.block_cache import BlockCache
+from fuseclient.data.data_path import StoreDataPath
+from fuseclient.data.object_store import ObjectStoreError
+from fuseclient.data.settings import DataSettings
+from fuseclient.data.stores import is_local, open_store
+from fuseclient.delete_worker import DeleteWorker
+from fuseclient.errors import ClientError
+from fuseclient.filesystem import FileSystem, Options
+from fuseclient.kernel import mount as kernel_mount
+from fuseclient.kernel.loop import KernelDriver
+from fuseclient.meta_client import MetaClient
+from fuseclient.slice_service import MetaSliceService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fuseclient.data.object_store import ObjectStore
+    from fuseclient.volume_url import VolumeUrl
+
+DRIVERS: Final = ("kernel", "pyfuse3")
+
+#: Options of mount(8) and what they set in kernel_mount.MountOptions.
+_OPTIONS: Final = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "nosuid": ("nosuid", True),
+    "suid": ("nosuid", False),
+    "nodev": ("nodev", True),
+    "dev": ("nodev", False),
+    "noexec": ("noexec", True),
+    "exec": ("noexec", False),
+    "noatime": ("noatime", True),
+    "relatime": ("noatime", False),
+    "allow_other": ("allow_other", True),
+    "nonempty": ("nonempty", True),
+}
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """What `keelfs mount` was told, checked for shape only."""
+
+    url: VolumeUrl
+    mountpoint: Path
+    cache_dir: Path
+    options: tuple[str, ...] = ()
+    cache_bytes: int = 10 << 30  # 0 = no cache on disk
+    buffer_bytes: int = 300 << 20
+    attr_ttl_s: float = 1.0
+    entry_ttl_s: float = 1.0
+    driver: str = "kernel"
+
+    def mount_options(self) -> kernel_mount.MountOptions:
+        """The kernel's view of `options`. Raises ClientError."""
+        unknown = [option for option in self.options if option not in _OPTIONS]
+        if unknown:
+            known = ", ".join(sorted(_OPTIONS))
+            raise ClientError(f"there is no mount option {', '.join(unknown)}; known are {known}", exit_code=2)
+        chosen = dict(_OPTIONS[option] for option in self.options)
+        # Another user's programs may look in only where root, or /etc/fuse.conf, allows it.
+        chosen.setdefault("allow_other", os.geteuid() == 0)
+        return dataclasses.replace(kernel_mount.MountOptions(fsname=str(self.url)), **chosen)
+
+
+def run_mount(config: MountConfig, ready: Callable[[], None]) -> int:
+    """Mount and serve until it is unmounted; the exit code. `ready` is called when it answers. Raises ClientError."""
+    if config.driver not in DRIVERS:
+        raise ClientError(f"there is no driver {config.driver!r}; use {' or '.join(DRIVERS)}", exit_code=2)
+    options = config.mount_options()
+    kernel_mount.check_mountpoint(config.mountpoint, options)  # before anything is started
+    gc.set_threshold(50_000, 20, 50)
+    return uvloop.run(_serve(config, options, ready))
+
+
+async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready: Callable[[], None]) -> int:
+    async with contextlib.AsyncExitStack() as stack:
+        client = f"{socket.gethostname()}:{config.mountpoint} (process {os.getpid()})"
+        meta = await MetaClient.connect(config.url, client)
+        stack.push_async_callback(meta.close)
+        store = await asyncio.to_thread(_open_store, meta.settings.store_url)
+        stack.callback(store.close)
+        data = _data_path(config, meta, store, stack)
+        files = FileSystem(
+            meta,
+            data,
+            Options(entry_ttl_s=config.entry_ttl_s, attr_ttl_s=config.attr_ttl_s, negative_ttl_s=config.entry_ttl_s),
+        )
+        stack.push_async_callback(files.close)
+        deletes = DeleteWorker(meta, store, config.url.volume, meta.settings.block_bytes)
+        meta.on_deletes_waiting = deletes.wake
+        deletes.start()
+        stack.push_async_callback(deletes.close)
+        if config.driver == "kernel":
+            await _serve_kernel(config, options, files, ready)
+        else:
+            await _serve_pyfuse3(config, options, files, ready)
+    return 0
+
+
+def _open_store(url: str) -> ObjectStore:
+    try:
+        store = open_store(url)
+        store.probe()
+    except ValueError as error:
+        raise ClientError(f"the volume's store cannot be used: {error}") from error
+    except ObjectStoreError as error:
+        raise ClientError(f"the volume's object store does not work: {error}") from error
+    return store
+
+
+def _data_path(config: MountConfig, meta: MetaClient, store: ObjectStore, stack: contextlib.AsyncExitStack) -> StoreDataPath:
+    settings = DataSettings(
+        volume=config.url.volume,
+        block_bytes=meta.settings.block_bytes,
+        inline_bytes=meta.settings.inline_bytes,
+        buffer_bytes=config.buffer_bytes,
+    )
+    cache = None
+    if config.cache_bytes and not is_local(meta.settings.store_url):
+        try:
+            cache = BlockCache(config.cache_dir, f"{meta.settings.store_url}#{meta.volume_id}", config.cache_bytes)
+        except OSError as error:
+            raise ClientError(f"cannot use the cache directory {config.cache_dir}: {error.strerror}") from error
+        stack.callback(cache.close)
+    return StoreDataPath(store, MetaSliceService(meta), settings, cache=cache)
+
+
+async def _serve_kernel(
+    config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem, ready: Callable[[], None]
+) -> None:
+    mounted = await asyncio.to_thread(kernel_mount.mount, config.mountpoint, options)
+    try:
+        driver = KernelDriver(mounted.fd, files, unmount=mounted.unmount)
+        serving = asyncio.create_task(driver.serve(), name="kernel driver")
+        stopping: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: stopping.append(loop.create_task(driver.stop())))
+        await _until_ready(driver, serving)
+        mounted.set_read_ahead()
+        log.info("mounted", url=str(config.url), mountpoint=str(config.mountpoint))
+        ready()
+        gc.collect()
+        gc.freeze()  # what a start builds stays
+        await serving
+        for task in stopping:
+            await task
+        log.info("unmounted", mountpoint=str(config.mountpoint))
+    finally:
+        with contextlib.suppress(ClientError):
+            await asyncio.to_thread(mounted.unmount)
+        mounted.close()
+
+
+async def _until_ready(driver: KernelDriver, serving: asyncio.Task[None]) -> None:
+    waiting = asyncio.create_task(driver.ready.wait())
+    await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        waiting.cancel()
+        await serving
+        raise ClientError("the kernel ended the mount before it began")
+
+
+async def _serve_pyfuse3(
+    config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem, ready: Callable[[], None]
+) -> None:
+    from fuseclient.pyfuse3_driver import serve
+
+    await serve(files, config.mountpoint, options, ready)
