@@ -1,7 +1,8 @@
 """What an op may know beside its own fields, and the few looks at the state that nearly every op takes.
 
 Rules
- - `volume` fences: a session sees only inodes of its own volume (ESTALE); 0 = the service, which sees all.
+ - `volume` fences: for a session, inodes of other volumes do not exist; 0 = the service, which sees all. (Not ESTALE:
+   that is what machine.py answers to a session that is not open.)
  - An inode that is gone is ENOENT, also as a parent: a removed directory that somebody still stands in holds no names.
 """
 
@@ -51,5 +52,5 @@ def load_for(txn: ReadTxn, ctx: Context, ino: int) -> Inode:
         raise FsError(errno.ENOENT, f"inode {ino} is gone")
     inode = decode_inode(ino, value)
     if ctx.volume and inode[6] != ctx.volume:
-        raise FsError(errno.ESTALE, f"inode {ino} is not of the session's volume")
+        raise FsError(errno.ENOENT, f"inode {ino} is not of the session's volume")
     return inode

@@ -7,6 +7,7 @@ the decoded state that yields what breaks it; the table at the end gives the num
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metaserver.core import codec, extents, keys, usage
@@ -17,7 +18,6 @@ from metaserver.core.model import (
     SYMLINK_MAX,
     Dentry,
     Extent,
-    Ino,
     Inode,
     Session,
     Usage,
@@ -67,7 +67,9 @@ class _State:
         self.subdirs_of: Counter[int] = Counter()
 
     def load(self, txn: ReadTxn) -> None:
-        for prefix, read in _READERS.items():
+        for number in range(256):
+            prefix = bytes((number,))
+            read = _READERS.get(prefix, _State.read_unknown)
             for key, value in txn.scan(prefix):
                 try:
                     read(self, key, value)
@@ -111,6 +113,9 @@ class _State:
 
     def read_doomed(self, key: bytes, value: bytes) -> None:
         self.doomed[keys.number_at(key)] = codec.decode_doomed(value)
+
+    def read_unknown(self, key: bytes, value: bytes) -> None:
+        raise CorruptState("no such prefix")
 
     def read_refs(self, key: bytes, value: bytes) -> None:
         raise CorruptState("slices with several owners are not in use")
@@ -180,7 +185,7 @@ def check(txn: ReadTxn) -> list[Violation]:
 
 
 def _decodable(state: _State) -> Iterator[str]:
-    """Every value decodes."""
+    """Every key has a known prefix, and every value decodes."""
     yield from state.damage
 
 
@@ -378,7 +383,7 @@ def _sessions(state: _State) -> Iterator[str]:
 def _leases(state: _State) -> Iterator[str]:
     """Leased inode numbers are unused, leased once, and the session (0 = the service) is open."""
     spans = sorted(one for ranges in state.leases.values() for one in ranges)
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         if before[1] >= after[0]:
             yield f"inode numbers {before} and {after} are leased twice"
     for number, ranges in state.leases.items():

@@ -1,6 +1,6 @@
 """open_session: a client gets a number. Result: first (the number), inode (the session's root).
 
-ENOENT for a volume that is not there or is being destroyed, ENOTDIR or ESTALE for a root that is no directory of it.
+ENOENT for a volume that is not there or is being destroyed and for a root that is not of it, ENOTDIR for one that is no directory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def apply(txn: WriteTxn, ctx: Context, op: OpenSession) -> Result:
         raise FsError(errno.ENOENT, f"volume {op.volume} does not exist")
     root = load(txn, op.root)
     if root.volume != op.volume:
-        raise FsError(errno.ESTALE, f"inode {op.root} is not of volume {op.volume}")
+        raise FsError(errno.ENOENT, f"inode {op.root} is not of volume {op.volume}")
     if not root.is_dir or not root.nlink:
         raise FsError(errno.ENOTDIR, f"inode {op.root}")
     number = birth.counter(txn, keys.NEXT_SESSION)
