@@ -2,10 +2,6 @@
 
 A stream has a channel of its own, closed with it, so that a new attempt never waits for the back-off of an old connection.
 A peer that is silent is found out by HTTP/2 pings, within PING_EVERY_MS + PING_ANSWER_MS.
-
-gRPC's "event engine" hands every read and every write to threads of its own on top of the completion thread; without it a
-request that is alone costs about a third less CPU and latency (docs/BENCHMARKS.md). gRPC reads the choice from the environment
-when its core starts, so it is made here, before anything else of gRPC is used; a user's own setting wins.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import os
 from typing import TYPE_CHECKING, Final, cast
 
 import grpc
@@ -23,9 +18,6 @@ from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
     from fuseclient.volume_url import Address
-
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lost connections are our log's to tell
 
 METHOD: Final = f"/{pb.DESCRIPTOR.services_by_name['Meta'].full_name}/Session"
 PROTOCOL: Final = 1
