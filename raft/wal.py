@@ -260,14 +260,15 @@ class Wal:
             self._retire(segment)
 
     def close(self) -> None:
-        """Release files and lock. What was appended but not synced is lost."""
+        """Release files and lock. What was appended but not synced is lost. May be called again."""
         self._check_idle(stopped_is_fine=True)
+        if self._lock_fd < 0:
+            return
         self._stopped = self._stopped or "the log is closed"
         self._pool.close()
         for segment in self._segments:
             segment.close(self._disk)
-        if self._lock_fd >= 0:
-            self._disk.close(self._lock_fd)
+        self._disk.close(self._lock_fd)
         self._lock_fd = -1
 
     def _write(self, batch: list[Entry], size: int) -> None:

@@ -157,7 +157,7 @@ def test_a_trimmed_segment_is_used_again_and_its_old_records_are_not_seen() -> N
     assert len(files) == 2
 
 
-@pytest.mark.parametrize("cut", range(0, 21))
+@pytest.mark.parametrize("cut", range(21))
 def test_truncate_suffix_forgets_what_follows_for_good(cut: int) -> None:
     disk = FaultyDisk()
     wal = opened(disk)
@@ -246,16 +246,15 @@ def test_no_space_for_a_segment_refuses_and_says_so_before() -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
     allocate, disk.allocate = disk.allocate, no_room  # type: ignore[method-assign]
-    with pytest.raises(Refused):
-        while True:
+    warned_at = 0
+    with pytest.raises(Refused):  # noqa: PT012 (which of them is refused depends on the format)
+        for _ in range(1000):
             kept += fill(wal, 1)
-            if wal.space_low:
-                assert len(kept) > 6
-    assert wal.space_low
-    assert len(kept) > 10
+            warned_at = warned_at or (wal.space_low and len(kept)) or 0
+    assert 6 < warned_at < len(kept) - 3
+    assert (wal.last_index, wal.durable_index) == (len(kept), len(kept))
     disk.allocate = allocate  # type: ignore[method-assign]
     wal.reserve()
-    assert not wal.space_low
     kept += fill(wal, 10)
     wal.close()
     assert contents(opened(disk)) == kept

@@ -1,4 +1,4 @@
-"""Damaged files: a torn tail is cut to an exact prefix, damage to what was acknowledged is refused, wrong data is never read."""
+"""Damaged files: a torn tail is cut to an exact prefix, damage to what was acknowledged is refused, nothing wrong is read."""
 
 from __future__ import annotations
 
