@@ -87,8 +87,12 @@ async def client(service: FakeMeta, clock: FakeClock) -> AsyncIterator[MetaClien
     await client.close()
 
 
-async def connected(service: FakeMeta, clock: FakeClock | None = None, **given: object) -> MetaClient:
-    return await MetaClient.connect(url_of(service), "test", clock=clock, rng=random.Random(1), **{"timeouts": QUICK, **given})
+async def connected(
+    service: FakeMeta, clock: FakeClock | None = None, *, timeouts: Timeouts = QUICK, limits: Limits | None = None
+) -> MetaClient:
+    return await MetaClient.connect(
+        url_of(service), "test", clock=clock, rng=random.Random(1), timeouts=timeouts, limits=limits
+    )
 
 
 def url_of(service: FakeMeta) -> VolumeUrl:
