@@ -6,7 +6,7 @@ are written once and never changed. The contract suite in tests/contracts runs o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +30,13 @@ class ObjectMissing(ObjectStoreError):
 
 class ObjectDenied(ObjectStoreError):
     """Credentials or permissions are not good enough."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=False)
+
+
+class ObjectStoreFull(ObjectStoreError):
+    """There is no room: the disk or the bucket's quota is full."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, transient=False)
@@ -66,3 +73,12 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Let go of connections and threads."""
+
+
+@runtime_checkable
+class NowaitReads(Protocol):
+    """What a store on a local disk can do besides: answer from the page cache, on the event loop, without a thread."""
+
+    def read_nowait(self, key: str, offset: int, into: memoryview) -> int:
+        """Fill `into` from `offset`: how many bytes are there (all of them, except at the object's end), or -1 where that
+        would wait, or the object is not there, or anything is wrong. Never raises."""
