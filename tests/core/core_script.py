@@ -1,7 +1,8 @@
 """The language of the golden scenarios: one command a line, one line of result.
 
-Paths are absolute; `#7` is inode 7; `x*256` in a name is 256 times x, `\\0` a NUL, and a word of two quotes is empty. `as 1000:1000,2000` makes what
-follows enforce permissions for that user; `as root` enforces for root; `as kernel` enforces nothing (the default).
+Paths are absolute; `#7` is inode 7; `x*256` in a name is 256 times x, `\\0` a NUL, and a word of two quotes is empty.
+`as 1000:1000,2000` makes what follows enforce permissions for that user; `as root` enforces for root; `as kernel`
+enforces nothing (the default).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from core_world import World
+
 from metaserver.core import entry as e
 from metaserver.core import invariants, reads
 from metaserver.core.entry import ROOT, Cred, Item, Result, SetAttrValid
@@ -177,7 +179,9 @@ class Script:
 
     # --- attributes ---------------------------------------------------------------------------------------------------
 
-    def setattr(self, path: str, valid: int, mode: int = 0, uid: int = 0, gid: int = 0, size: int = 0, at: int = 0, mt: int = 0) -> str:
+    def setattr(
+        self, path: str, valid: int, mode: int = 0, uid: int = 0, gid: int = 0, size: int = 0, at: int = 0, mt: int = 0
+    ) -> str:
         return self.answer(e.SetAttr(self.ino(path), valid, mode, uid, gid, size, at, mt, 0, self.cred))
 
     def do_chmod(self, path: str, mode: str) -> str:

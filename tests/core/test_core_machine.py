@@ -10,6 +10,7 @@ from core_world import DictTxn, World
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from metaserver.core import entry as e
 from metaserver.core import invariants, machine, reads
 from metaserver.core.entry import Cred, Entry, Item, Result

@@ -1,6 +1,7 @@
 """open_session: a client gets a number. Result: first (the number), inode (the session's root).
 
-ENOENT for a volume that is not there or is being destroyed and for a root that is not of it, ENOTDIR for one that is no directory.
+ENOENT for a volume that is not there or is being destroyed and for a root that is not of
+it, ENOTDIR for one that is no directory.
 """
 
 from __future__ import annotations
