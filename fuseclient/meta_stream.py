@@ -27,19 +27,21 @@ PING_EVERY_MS: Final = 5_000
 PING_ANSWER_MS: Final = 5_000
 REASON_KEY: Final = "keelfs-reason"
 
-_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", PING_EVERY_MS),
-    ("grpc.keepalive_timeout_ms", PING_ANSWER_MS),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.bdp_probe", 0),  # it pings along with data
-    ("grpc.max_send_message_length", SEND_BYTES_MAX),
-    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-)
+#: gRPC channel arguments.
+OPTIONS: Final[dict[str, int]] = {
+    "grpc.keepalive_time_ms": PING_EVERY_MS,
+    "grpc.keepalive_timeout_ms": PING_ANSWER_MS,
+    "grpc.http2.ping_timeout_ms": PING_ANSWER_MS,  # a minute by default, and the one that ends the connection
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.http2.bdp_probe": 0,  # it pings along with data
+    "grpc.max_send_message_length": SEND_BYTES_MAX,
+    "grpc.max_receive_message_length": RECEIVE_BYTES_MAX,
+    "grpc.use_local_subchannel_pool": 1,
+    "grpc.enable_http_proxy": 0,
+    "grpc.enable_retries": 0,
+    "grpc.service_config_disable_resolution": 1,
+}
 
 
 class StreamEnd(enum.Enum):
@@ -95,7 +97,7 @@ class MetaStream:
     @classmethod
     async def open(cls, address: Address, attach: pb.Attach, timeout_s: float) -> tuple[MetaStream, pb.Attached]:
         """Connect and attach. Raises StreamEnded."""
-        stream = cls(grpc.aio.insecure_channel(str(address), options=_OPTIONS))
+        stream = cls(grpc.aio.insecure_channel(str(address), options=tuple(OPTIONS.items())))
         try:
             async with asyncio.timeout(timeout_s):
                 await stream.write(pb.ClientFrame(attach=attach).SerializeToString())

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from fake_meta_service import ROOT, FakeMeta, Stream, attr, until
 
+from fuseclient import meta_stream
 from fuseclient.data.slices import Extent, NewSlice
 from fuseclient.errors import ClientError, FsError
 from fuseclient.id_ranges import IdRanges
@@ -371,6 +372,36 @@ async def test_many_losses_under_load_apply_every_change_once(service: FakeMeta)
     assert len(service.streams) > 3
     assert client.unanswered == 0
     await client.close()
+
+
+async def test_a_peer_that_falls_silent_is_found_out(service: FakeMeta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by cutting a connection without closing it: gRPC's keepalive alone noticed only after a minute."""
+    for name in ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
+        monkeypatch.setitem(meta_stream.OPTIONS, name, meta_stream.OPTIONS[name] // 20)
+    writers: list[asyncio.StreamWriter] = []
+    silent = False
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while data := await reader.read(65536):
+            if not silent:
+                writer.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", service.port)
+        await asyncio.gather(forward(reader, back), forward(there, writer), return_exceptions=True)
+
+    proxy = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = VolumeUrl((Address("127.0.0.1", proxy.sockets[0].getsockname()[1]), Address("127.0.0.1", service.port)), "data")
+    client = await MetaClient.connect(url, "test", timeouts=Timeouts(attach_s=0.3))
+    silent = True
+    future = client.change(mkdir())
+    await asyncio.wait_for(future, 10)
+    assert (client.reconnects, client.session_id) == (1, 1)
+    await client.close()
+    for writer in writers:
+        writer.close()
+    proxy.close()
 
 
 async def test_a_hint_is_tried_next() -> None:
