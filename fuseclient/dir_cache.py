@@ -106,7 +106,9 @@ class DirCache:
     # room
 
     def grown(self, directory: Directory, entries: int) -> None:
-        """`directory` got about so many entries more."""
+        """`directory` got about so many entries more. Windows bound themselves."""
+        if self._dirs.get(directory.ino) is not directory:
+            return
         if len(directory.names) > self.huge:
             directory.shed()
         self._added += entries

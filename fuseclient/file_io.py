@@ -323,12 +323,11 @@ class FileIo:
             file.holds += 1
             attr = self._known.learn(response.attr, tick)
             if lost:
-                file.data = self._known.data.file(attr)
-                file.version = version_of(attr)
-                await old.truncate(0)
                 closing = old.close()
                 if closing is not None:
                     await closing
+                file.data = self._known.data.file(attr)
+                file.version = version_of(attr)
 
 
 async def _awaited(waiting: Awaitable[None]) -> None:
