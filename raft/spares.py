@@ -1,9 +1,9 @@
 """The file that will be the next segment, prepared before it is needed, and the disposal of those that are not needed any more.
 
-Writing over space that was written before is the fastest durable write there is, so the next segment is allocated as soon as
-the current one is in use and filled with zeros in small steps when that one has been used by a quarter. A trimmed segment
-of the right size becomes the spare as it is. The spare is also the ballast: when the disk is full, what must still be logged
-has the rest of the current segment and this.
+Writing over space that was written before is the fastest durable write there is. A trimmed segment of the right size becomes
+the spare as it is. When there is none by the time that a quarter of the current segment is used, a new file is allocated and
+filled with zeros in small steps. The rest of the current segment and the spare are also the ballast: they take what must
+still be logged when the disk is full.
 
 All of it runs on one housekeeping thread. A failure here loses nothing: the log then makes its next segment itself, or
 refuses. Only `take` and the properties are called from elsewhere.
@@ -69,21 +69,18 @@ class SparePool:
         self._made = max((int(name.removesuffix(SPARE_SUFFIX)) for name in found), default=0)
         self._closing = False
         self._stuck = False
+        self._short = False
         for name in found:
             self._adopt(os.path.join(directory, name))
 
     @property
-    def ready(self) -> bool:
-        return self._spare is not None
+    def short(self) -> bool:
+        """There was no room for a spare when it was last tried."""
+        return self._short and self._spare is None
 
     def prepare(self) -> None:
-        """See to it that there is a spare, soon."""
-        if self._spare is None:
-            self._housekeeper.submit(self._prepare)
-
-    def warm(self) -> None:
-        """See to it that the spare's space has been written, soon."""
-        self._housekeeper.submit(self._warm)
+        """See to it that there is a spare, soon, and that its space has been written."""
+        self._housekeeper.submit(self._prepare)
 
     def retire(self, path: str, fd: int, size: int) -> None:
         """Take a segment that is no longer part of the log: make it the spare or remove it."""
@@ -153,15 +150,14 @@ class SparePool:
 
     def _prepare(self) -> None:
         with self._lock:
-            if self._spare is not None or self._closing:
-                return
-            try:
-                self._spare, self._zeroed_to = self._create(self._segment_bytes), 0
-            except OSError as error:
-                log.warning("no space set aside for the next log segment: %s", error)
-
-    def _warm(self) -> None:
-        wanted = self._spare
+            if self._spare is None and not self._closing:
+                try:
+                    self._spare, self._zeroed_to = self._create(self._segment_bytes), 0
+                    self._short = False
+                except OSError as error:
+                    self._short = True
+                    log.warning("no space set aside for the next log segment: %s", error)
+            wanted = self._spare
         while self._warm_step(wanted):
             pass
 

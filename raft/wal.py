@@ -56,7 +56,7 @@ class Wal:
         self._pending_bytes = 0
         self._inflight: list[Entry] = []
         self._stopped: str | None = None
-        self._warmed = False
+        self._prepared = False  # the next segment
         self._durable = self._last = self._term = 0
         if found.segments:
             self._durable = self._last = found.segments[-1].index_last
@@ -107,7 +107,6 @@ class Wal:
             except BaseException:
                 self._pool.close()
                 raise
-        self._pool.prepare()
 
     @property
     def first_index(self) -> int:
@@ -130,8 +129,8 @@ class Wal:
 
     @property
     def space_low(self) -> bool:
-        """No space is set aside for the next segment: time to refuse what is not needed to free some."""
-        return not self._pool.ready
+        """There is no room for the next segment, only what is left in this one: refuse what is not needed to free some."""
+        return self._pool.short
 
     def reserve(self) -> None:
         """Try again, in the background, to set space aside for the next segment."""
@@ -289,9 +288,9 @@ class Wal:
             segment.term_last = self._term = batch[-1].term
             self._durable = batch[-1].index
             self._inflight = []
-        if not self._warmed and segment.end * 4 > segment.size:
-            self._warmed = True
-            self._pool.warm()
+        if not self._prepared and segment.end * 4 > segment.size:
+            self._prepared = True
+            self._pool.prepare()
 
     def _erase(self, segment: Segment, start: int, size: int) -> None:
         """Take back a write that ran out of space. A crash half way leaves a torn batch, which recovery cuts."""
@@ -334,8 +333,7 @@ class Wal:
         segment = Segment(path, spare.fd, header, spare.size)
         with self._state:
             self._segments.append(segment)
-        self._warmed = False
-        self._pool.prepare()
+        self._prepared = False
         return segment
 
     def _retire(self, segment: Segment) -> None:

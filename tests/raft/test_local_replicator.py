@@ -340,7 +340,8 @@ async def test_low_space_is_reported_and_looked_at_again() -> None:
 
     allocate, disk.allocate = disk.allocate, no_room  # type: ignore[method-assign]
     await replicator.start()
-    assert await replicator.propose(b"x") == 1
+    assert not replicator.space_low
+    assert await replicator.propose(bytes(100 << 10)) == 1
     seen = [replicator.space_low]
     disk.allocate = allocate  # type: ignore[method-assign]
     for step in (0.0, 1.0):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import random
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_disk import Fault, FaultyDisk, InlineHousekeeper
+from faulty_disk import Fault, FaultyDisk, InlineHousekeeper, PowerLoss
 
 from raft.disk import RealDisk
 from raft.errors import LogCorrupt, Refused, Stopped
@@ -142,19 +143,54 @@ def test_trim_removes_whole_segments_and_recycles_one() -> None:
 
 
 def test_a_trimmed_segment_is_used_again_and_its_old_records_are_not_seen() -> None:
-    """The log goes round the same two files, whose tails are full of valid-looking records of an earlier life."""
+    """The log goes round the same two files, whose tails are full of records of an earlier life."""
     disk = FaultyDisk()
-    wal = opened(disk)
-    for _ in range(60):
-        fill(wal, 1)
+    size = 8 * FIRST_RECORD
+    wal = opened(disk, WalOptions(segment_bytes=size, first_segment_bytes=size))
+    for _ in range(150):
+        fill(wal, 1, size=1000)
         wal.trim(wal.last_index)
         first, last = wal.first_index, wal.last_index
-        wal.close()
-        wal = opened(disk)
-        assert (wal.first_index, wal.last_index) == (first, last)
-        assert contents(wal) == [entry(index) for index in range(first, last + 1)]
-    files = {name for name in disk.names if name.startswith(DIRECTORY)}
-    assert len(files) == 2
+        again = opened(disk.killed())
+        assert (again.first_index, again.last_index) == (first, last)
+        assert contents(again) == [entry(index, 1, 1000) for index in range(first, last + 1)]
+    assert len(disk.names) <= 2
+    assert max(int(name.removesuffix(".spare")) for name in disk.list(DIRECTORY) if name.endswith(".spare")) > 2
+    assert sum(1 for _, at, count in disk.writes if at == 0 and count == size) == 2, "two files were ever filled with zeros"
+
+
+def test_a_recycled_file_does_not_bring_back_what_was_cut() -> None:
+    """The file of a cut segment comes back in the same place: its records have the right indexes and sizes, at the right
+    offsets, and only their tags tell that they are of another life."""
+    disk = FaultyDisk()
+    wal = opened(disk)
+    fill(wal, 6)
+    old = next(file for path, file in disk.names.items() if path.endswith(".wal"))
+    for term in (2, 3, 4, 5):
+        wal.truncate_suffix(0)
+        assert contents(opened(disk.killed())) == []
+        kept = fill(wal, 2, term=term)
+        assert contents(opened(disk.killed())) == kept
+        fill(wal, 4, term=term)
+    assert any(file is old for file in disk.names.values()), "the first file is still in use"
+
+
+def test_a_segment_made_by_a_process_that_died_is_durable_before_it_is_used() -> None:
+    """The process dies between giving the new segment its name and making that durable. The next one sees the name in the
+    cache, and acknowledges entries in the segment; then the power goes."""
+    disk = FaultyDisk()
+    wal = opened(disk)
+    fill(wal, 6)
+    disk.plan(3, Fault.POWER)  # header, name, directory
+    with pytest.raises(PowerLoss):
+        wal.truncate_suffix(4)
+    disk = disk.killed()
+    wal = opened(disk)
+    kept = [*contents(wal), *fill(wal, 1, term=2)]
+    assert len(kept) == 5
+    for seed in range(10):
+        copy = disk.killed()
+        assert contents(opened(copy.rebooted(random.Random(seed)))) == kept
 
 
 @pytest.mark.parametrize("cut", range(21))
@@ -315,7 +351,7 @@ def test_the_spare_is_filled_with_zeros_ahead_of_its_use() -> None:
     size = 16 * FIRST_RECORD
     wal = opened(disk, WalOptions(segment_bytes=size, first_segment_bytes=size))
     fill(wal, 1)
-    spare = next(path for path in disk.names if path.endswith(".spare"))
-    assert not any(path == spare for path, _, _ in disk.writes)
+    assert len(disk.names) == 1
     fill(wal, 4, size=4000)
+    spare = next(path for path in disk.names if path.endswith(".spare"))
     assert sum(count for path, _, count in disk.writes if path == spare) == size

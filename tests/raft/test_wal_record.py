@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.record import ALIGNMENT, HEADER_SIZE, encode_batch, header_at, payload_at, record_size
+from raft.segment import SegmentHeader
 
 TAGS = st.integers(1, 2**32 - 1)
 PAYLOADS = st.lists(st.binary(max_size=80), min_size=1, max_size=8)
@@ -63,3 +64,13 @@ def test_a_length_beyond_the_limit_is_refused_before_anything_is_read() -> None:
     buffer, _ = encode_batch(5, [(1, 1, b"x")], 0)
     huge = buffer[:8] + (2**32 - 1).to_bytes(4, "little") + buffer[12:]
     assert header_at(huge, 0, 5) is None
+
+
+def test_every_segment_has_a_tag_of_its_own() -> None:
+    headers = [
+        SegmentHeader(owner, sequence, base, 0, False)
+        for owner in (b"a" * 16, b"b" * 16)
+        for sequence in range(1, 60)
+        for base in (1, 2, 77, 1 << 40)
+    ]
+    assert len({header.tag for header in headers}) == len(headers)
