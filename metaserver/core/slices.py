@@ -43,5 +43,10 @@ def chunks_from(txn: ReadTxn, ino: int, first: int, last: int) -> list[tuple[int
         found = [(index, txn.get(keys.chunk(ino, index))) for index in range(first, last + 1)]
         return [(index, value) for index, value in found if value is not None]
     after = keys.chunk(ino, first - 1) if first else b""
-    pairs = [(keys.short_at(key, 9), value) for key, value in txn.scan(keys.chunks(ino), after)]
-    return [(index, value) for index, value in pairs if index <= last]
+    pairs: list[tuple[int, bytes]] = []
+    for key, value in txn.scan(keys.chunks(ino), after):
+        index = keys.short_at(key, 9)
+        if index > last:
+            break
+        pairs.append((index, value))
+    return pairs
