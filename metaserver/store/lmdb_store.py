@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import lmdb
 
 from metaserver.store.api import KEY_MAX, RESERVED_BYTE, check_key
+from metaserver.store.dense_writer import DenseWriter
 from metaserver.store.errors import StoreBusy, StoreCorrupt, StoreDenied, StoreError, StoreFull, StoreMissing, StoreVersion
 from metaserver.store.pacing import rest, sorted_runs
-from metaserver.store.page_walk import check_pages
+from metaserver.store.page_walk import PageFile, check_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -156,10 +157,12 @@ class LmdbStore:
         with _translated(self._path):
             txn = self._env.begin(write=True)
             try:
-                cursor = txn.cursor()
-                for run in sorted_runs(changes):
-                    _write_run(txn, cursor, changes, run)
-                    rest()
+                with PageFile(self._path / "data.mdb") as committed:
+                    writer = DenseWriter(txn, committed, changes)
+                    for run in sorted_runs(changes):
+                        writer.write(run)
+                        rest()
+                    writer.finish()
                 txn.put(_RECORD_KEY, _RECORD.pack(_MAGIC, FORMAT_VERSION, index))
                 txn.commit()
             except BaseException:
@@ -230,21 +233,6 @@ class LmdbStore:
 
     def _translate(self, e: lmdb.Error) -> Exception:
         return _translate(e, self._path)
-
-
-def _write_run(
-    txn: lmdb.Transaction[bytes], cursor: lmdb.Cursor[bytes], changes: Mapping[bytes, bytes | None], run: list[bytes]
-) -> None:
-    """Deletions first: their pages can take what comes after."""
-    pairs = []
-    for key in run:
-        value = changes[key]
-        if value is None:
-            txn.delete(key)
-        else:
-            pairs.append((key, value))
-    if pairs:
-        cursor.putmulti(pairs)
 
 
 def _environment(data: Path, map_bytes: int, readonly: bool) -> lmdb.Environment:

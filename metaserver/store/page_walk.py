@@ -1,10 +1,12 @@
-"""Whether every page that an LMDB file refers to is in the file, found out without mapping it.
+"""Reading an LMDB file's pages without mapping it, for two questions that LMDB does not answer.
 
-LMDB trusts its file: reading a mapped page that was cut off kills the process (SIGBUS), and a page of zeros leads it anywhere.
-Its header says how many pages there are, but the file may rightly be shorter: pages that one transaction allocates and drops
-are never written, and they can be the last ones. So the only honest test is to follow the references. This reads both trees
-(the data and the list of free pages) with pread, about a second per million keys; it is done when a file is short, and on
-demand.
+*Is every page there that is referred to?* LMDB trusts its file: reading a mapped page that was cut off kills the process
+(SIGBUS), and a page of zeros leads it anywhere. Its header says how many pages there are, but the file may rightly be shorter:
+pages that one transaction allocates and drops are never written, and they can be the last ones. So the only honest test is to
+follow the references (`check_pages`), in both trees, the data and the list of free pages: about a second per million keys.
+It is done when a file is short, and on demand.
+
+*Which keys share a page?* (`PageFile.leaf_around`), asked by dense_writer.py about the last committed state.
 
 Knows the page format of LMDB 0.9 on 64-bit little-endian machines (data version 1), and nothing of what is in the pages.
 """
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_right
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metaserver.store.errors import StoreCorrupt
@@ -24,6 +28,7 @@ _HEADER: Final = struct.Struct("<QHHHH")  # page number, padding, flags, end of 
 _META: Final = struct.Struct("<IIQQ")  # magic, data version, map address, map size; then the two trees, last page, txn id
 _TREE: Final = struct.Struct("<IHHQQQQQ")  # page size (first tree), flags, depth, branch, leaf, overflow pages, entries, root
 _NODE: Final = struct.Struct("<HHHH")  # size low, size high, flags, key size; in a branch the first three are a page number
+_KEY_BYTES: Final = struct.Struct("<H")
 _PAGE_NUMBER: Final = struct.Struct("<Q")
 _META_TREES_AT: Final = _HEADER.size + _META.size
 _META_LAST_AT: Final = _META_TREES_AT + 2 * _TREE.size
@@ -44,17 +49,19 @@ class _Meta(NamedTuple):
     roots: tuple[int, int]
 
 
+class Leaf(NamedTuple):
+    """The keys of one page in order, and what each takes of the page."""
+
+    keys: list[bytes]
+    node_bytes: list[int]
+
+
 def check_pages(path: Path) -> None:
     """Raise StoreCorrupt when a page that is referred to is missing or is not what the reference says."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        meta = _newest_meta(fd, path)
-        walk = _Walk(fd, path, meta.page_bytes)
-        for root in meta.roots:
+    with PageFile(path) as file:
+        for root in file.meta.roots:
             if root != _NO_PAGE:
-                walk.tree(root)
-    finally:
-        os.close(fd)
+                file.check_tree(root)
 
 
 def _newest_meta(fd: int, path: Path) -> _Meta:
@@ -79,20 +86,49 @@ def _read_meta(fd: int, path: Path, at: int) -> _Meta:
     return _Meta(txn, page_bytes, (free[7], main[7]))
 
 
-class _Walk:
-    def __init__(self, fd: int, path: Path, page_bytes: int) -> None:
-        self._fd = fd
-        self._path = path
-        self._page_bytes = page_bytes
-        self._pages = os.fstat(fd).st_size // page_bytes
+class PageFile:
+    """An LMDB file as of its last commit. A context manager."""
 
-    def tree(self, number: int, depth: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.meta = _newest_meta(self._fd, path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._page_bytes = self.meta.page_bytes
+        self._pages = os.fstat(self._fd).st_size // self._page_bytes
+
+    def __enter__(self) -> PageFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    @property
+    def page_bytes(self) -> int:
+        return self._page_bytes
+
+    def leaf_around(self, key: bytes) -> Leaf:
+        """The page that `key` is on, or would be on."""
+        number, depth = self.meta.roots[1], 0
+        if number == _NO_PAGE:
+            return Leaf([], [])
+        while True:
+            page, flags, offsets = self._read(number, depth)
+            if not flags & _BRANCH:
+                return Leaf([_key_at(page, at) for at in offsets], [_node_bytes(page, at) for at in offsets])
+            # The first child has no key: it takes everything below the second's.
+            child = bisect_right(offsets, key, lo=1, key=partial(_key_at, page)) - 1
+            number, depth = _child_at(page, offsets[child]), depth + 1
+
+    def check_tree(self, number: int, depth: int = 0) -> None:
         """The page `number` and everything below it."""
         page, flags, offsets = self._read(number, depth)
         if flags & _BRANCH:
             for at in offsets:
-                low, high, top, _ = _NODE.unpack_from(page, at)
-                self.tree(low | high << 16 | top << 32, depth + 1)
+                self.check_tree(_child_at(page, at), depth + 1)
             return
         for at in offsets:
             low, high, flags, key_bytes = _NODE.unpack_from(page, at)
@@ -121,3 +157,20 @@ class _Walk:
         own, _, flags, _, _ = _HEADER.unpack(os.pread(self._fd, _HEADER.size, first * self._page_bytes))
         if own != first or not flags & _OVERFLOW:
             raise StoreCorrupt(f"{self._path}: page {first} is damaged")
+
+
+def _child_at(page: bytes, at: int) -> int:
+    low, high, top, _ = _NODE.unpack_from(page, at)
+    return int(low | high << 16 | top << 32)
+
+
+def _key_at(page: bytes, at: int) -> bytes:
+    (key_bytes,) = _KEY_BYTES.unpack_from(page, at + 6)
+    return page[at + _NODE.size : at + _NODE.size + key_bytes]
+
+
+def _node_bytes(page: bytes, at: int) -> int:
+    """What a leaf's node takes, with its place in the list of offsets."""
+    low, high, flags, key_bytes = _NODE.unpack_from(page, at)
+    value_bytes = _PAGE_NUMBER.size if flags & _BIG_VALUE else low | high << 16
+    return _NODE.size + 2 + int(key_bytes + value_bytes + 1 & ~1)
