@@ -67,7 +67,7 @@ class _State:
         self.subdirs_of: Counter[int] = Counter()
 
     def load(self, txn: ReadTxn) -> None:
-        for number in range(256):
+        for number in range(1, 256):  # what starts with a 0 is the store's own
             prefix = bytes((number,))
             read = _READERS.get(prefix, _State.read_unknown)
             for key, value in txn.scan(prefix):
