@@ -6,13 +6,13 @@ new node.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from raft.atomic_file import load, replace
 from raft.errors import LogCorrupt
 
 if TYPE_CHECKING:
@@ -39,34 +39,15 @@ class Identity:
 
 def load_or_create(disk: Disk, directory: str, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4) -> Identity:
     """Read the directory's identity; give it one when it has none. Raises LogCorrupt when it cannot be read, OSError."""
-    path = os.path.join(directory, FILE_NAME)
-    names = disk.list(directory)
-    if FILE_NAME in names:
-        return _load(disk, path)
+    data = load(disk, directory, FILE_NAME, _SIZE_MAX)
+    if data is not None:
+        return _decode(data, os.path.join(directory, FILE_NAME))
     identity = Identity(cluster_id=str(new_uuid()), node_id=str(new_uuid()))
-    draft = path + ".new"
-    if os.path.basename(draft) in names:
-        disk.remove(draft)
-    fd = disk.open(draft, create=True)
-    try:
-        disk.write_durable(fd, json.dumps(asdict(identity), indent=1).encode() + b"\n", 0)
-    except OSError:
-        with contextlib.suppress(OSError):
-            disk.remove(draft)
-        raise
-    finally:
-        disk.close(fd)
-    disk.rename(draft, path)
-    disk.sync_directory(directory)
+    replace(disk, directory, FILE_NAME, json.dumps(asdict(identity), indent=1).encode() + b"\n")
     return identity
 
 
-def _load(disk: Disk, path: str) -> Identity:
-    fd = disk.open(path)
-    try:
-        data = disk.read(fd, _SIZE_MAX, 0)
-    finally:
-        disk.close(fd)
+def _decode(data: bytes, path: str) -> Identity:
     try:
         fields = json.loads(data)
         if fields["format"] != FORMAT:
