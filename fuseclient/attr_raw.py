@@ -12,7 +12,7 @@ from typing import Final
 
 from fuseclient.attr import Attr
 from fuseclient.errors import FsError
-from protos.attr_layout import ATTR_BYTES
+from protos.attr_layout import ATTR_BYTES, NO_XATTRS
 
 NS: Final = 1_000_000_000
 
@@ -32,6 +32,7 @@ _NLINK: Final = 64
 _PARENT: Final = 96
 _VERSION: Final = 104
 _DATA_VERSION: Final = 112
+_FLAGS: Final = 120
 
 
 def parse(raw: bytes) -> Attr:
@@ -74,6 +75,12 @@ def mode_of(attr: Attr) -> int:
 def type_of(attr: Attr) -> int:
     """As a listing names it: st_mode >> 12."""
     return mode_of(attr) >> 12
+
+
+def lacks_xattrs(attr: Attr) -> bool:
+    """Whether it is known that the inode has no extended attribute at all."""
+    flags: int = _u32_at(attr.raw, _FLAGS)[0]
+    return bool(flags & NO_XATTRS)
 
 
 def without_privilege(mode: int) -> int:

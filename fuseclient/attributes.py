@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from fuseclient.attr_raw import lacks_xattrs
 from fuseclient.errors import FsError
 from fuseclient.namespace import cred_of
 from fuseclient.operations import StatFs
@@ -120,7 +121,8 @@ class Attributes:
     def getxattr(self, ino: int, name: bytes, caller: Caller) -> bytes | Awaitable[bytes]:
         if name in _ACLS and not self._acl:
             raise FsError(errno.EOPNOTSUPP)
-        if self._known.xattrs.knows(ino, name):
+        attr = self._attrs.get(ino)
+        if (attr is not None and lacks_xattrs(attr)) or self._known.xattrs.knows(ino, name):
             raise FsError(errno.ENODATA)
         return self._getxattr(ino, name, caller)
 
@@ -135,7 +137,11 @@ class Attributes:
             raise
         return bytes(response.data)
 
-    async def listxattr(self, ino: int) -> bytes:
+    def listxattr(self, ino: int) -> bytes | Awaitable[bytes]:
+        attr = self._attrs.get(ino)
+        return b"" if attr is not None and lacks_xattrs(attr) else self._listxattr(ino)
+
+    async def _listxattr(self, ino: int) -> bytes:
         response = await self._meta.read(pb.Request(listxattr=pb.ListXattr(ino=ino)))
         return bytes(response.data)
 

@@ -134,29 +134,25 @@ class Namespace:
     ) -> tuple[Attr, pb.Response]:
         """The Create alone; opening is file_io.py's."""
         made = pb.Create(parent=parent, name=name, mode=mode, umask=umask, exclusive=exclusive, cred=cred_of(caller))
-        attr, response = await self.make(pb.Request(create=made), parent, name)
-        if not response.existed:
-            self._known.xattrs.made(attr.ino)
-        return attr, response
+        return await self.make(pb.Request(create=made), parent, name)
 
     async def mkdir(self, parent: int, name: bytes, mode: int, umask: int, caller: Caller) -> Attr:
         made = pb.MkDir(parent=parent, name=name, mode=mode, umask=umask, cred=cred_of(caller))
+        tick = self._attrs.tick
         attr, _ = await self.make(pb.Request(mkdir=made), parent, name)
-        self._dirs.made(attr.ino)
-        self._known.xattrs.made(attr.ino)
+        if self._attrs.fresh(attr.ino, tick):  # else somebody has been in it already
+            self._dirs.made(attr.ino)
         return attr
 
     async def mknod(self, parent: int, name: bytes, mode: int, umask: int, rdev: int, caller: Caller) -> Attr:
         made = pb.MkNod(parent=parent, name=name, mode=mode, umask=umask, rdev=rdev, cred=cred_of(caller))
         attr, _ = await self.make(pb.Request(mknod=made), parent, name)
-        self._known.xattrs.made(attr.ino)
         return attr
 
     async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attr:
         made = pb.SymLink(parent=parent, name=name, target=target, cred=cred_of(caller))
         attr, _ = await self.make(pb.Request(symlink=made), parent, name)
         self._known.targets.put(attr.ino, target)
-        self._known.xattrs.made(attr.ino)
         return attr
 
     async def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Attr:
@@ -203,10 +199,11 @@ class Namespace:
             self._moved((parent, name), (parent2, name2), moved, response, tick)
 
     def _exchanged(self, place: tuple[int, bytes], place2: tuple[int, bytes], moved: Attr, other: Attr) -> None:
-        """Which cookies the two have now is not said: the listing will be read again."""
+        """The cookies stay with the names."""
         for (parent, name), attr in ((place, other), (place2, moved)):
-            self._dirs.remove(parent, name)
-            self._dirs.set(parent, DirItem(name, attr.ino, type_of(attr), 0, attr))
+            item = self._dirs.at(parent).names.get(name)
+            cookie = 0 if item is None else item.cookie
+            self._dirs.set(parent, DirItem(name, attr.ino, type_of(attr), cookie, attr))
 
     def _moved(
         self, place: tuple[int, bytes], place2: tuple[int, bytes], moved: Attr, response: pb.Response, tick: int

@@ -1,7 +1,8 @@
 """Which extended attributes are known not to be there.
 
-The kernel asks for `security.capability` before the first write to every file, and `ls -l` for the ACL of every file. The
-answer is nearly always no, and it stays so until a notification or a call of ours says that the inode was changed.
+The kernel asks for `security.capability` before the first write to every file, and `ls -l` for a label of every file. Of an
+inode without any the attributes say so (NO_XATTRS); this is for those that have others. The answer is nearly always no, and
+it stays so until a notification or a call of ours says that the inode was changed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from typing import Final
 
 from fuseclient.recent import Recent
 
-CAPABILITY: Final = b"security.capability"
 _BITS: Final = {
-    CAPABILITY: 1,
+    b"security.capability": 1,
     b"system.posix_acl_access": 2,
     b"system.posix_acl_default": 4,
     b"security.selinux": 8,
@@ -35,10 +35,6 @@ class AbsentXattrs:
         bit = _BITS.get(name)
         if bit is not None:
             self._absent.put(ino, (self._absent.get(ino) or 0) | bit)
-
-    def made(self, ino: int) -> None:
-        """The inode is new: a capability is never inherited. (An ACL is, if the directory has a default one.)"""
-        self._absent.put(ino, _BITS[CAPABILITY])
 
     def drop(self, ino: int) -> None:
         self._absent.drop(ino)

@@ -49,7 +49,7 @@ class Node:
         size = 4096 if self.is_dir else len(self.target) or len(self.content)
         fields = AttrFields(
             self.ino, size, -(-len(self.content) // 512), *seconds, *rest, self.mode, self.nlink, self.uid, self.gid,
-            self.rdev, 4096, 0, 0, self.parent, self.version, self.data_version, 0, 0,
+            self.rdev, 4096, 0, 0, self.parent, self.version, self.data_version, int(not self.xattrs), 0,
         )  # fmt: skip
         return Attr.of(fields).raw
 
