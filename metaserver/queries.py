@@ -1,7 +1,7 @@
 """Requests that change nothing, answered from the state at once: decode, ask the core, encode, note who saw what.
 
 One row per operation. An answer is written straight into the frame that goes out next. A session reaches only inodes of its
-own volume: any other number is as good as none (ESTALE).
+own volume: any other number is as good as none (ENOENT).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Queries:
 
 def _own(session: LiveSession, inode: Inode) -> Inode:
     if inode.volume != session.volume:
-        raise FsError(errno.ESTALE, f"inode {inode.ino} is not of this volume")
+        raise FsError(errno.ENOENT, f"inode {inode.ino} is not of the session's volume")
     return inode
 
 

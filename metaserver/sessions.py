@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from metaserver.core import entry as ops
-from metaserver.streams import CLOSED, EXPIRED, REPLACED, Ending
+from metaserver.streams import DETACHED, EXPIRED, REPLACED, Ending
 from raft.errors import ReplicationError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Sessions:
         if session.stream is not None:
             if expired:
                 session.stream.notify_expired(EXPIRED.detail)
-            session.stream.end(EXPIRED if expired else CLOSED)
+            session.stream.end(EXPIRED if expired else DETACHED)
             session.stream = None
         for hook in self.on_closed:
             hook(session)

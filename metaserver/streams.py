@@ -38,7 +38,6 @@ class Ending(NamedTuple):
 DETACHED: Final = Ending(grpc.StatusCode.OK, "", "")
 REPLACED: Final = Ending(grpc.StatusCode.ABORTED, "replaced", "a newer stream of this session is there")
 EXPIRED: Final = Ending(grpc.StatusCode.ABORTED, "session-expired", "the session was silent for too long and has expired")
-CLOSED: Final = Ending(grpc.StatusCode.ABORTED, "session-expired", "the session is closed")
 STARTING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "starting", "the server is still reading its log; try again")
 STOPPING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "stopping", "the server is stopping; take the session up again")
 SLOW: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the client does not read what it is sent")

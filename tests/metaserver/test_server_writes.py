@@ -1,0 +1,211 @@
+"""writes.py: gathering, order, time, refusals, back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+from metaserver import wire
+from metaserver.core import entry as ops
+from metaserver.core.entry import Item, Result
+from metaserver.writes import CONSUMING, Writes
+from raft.errors import OutcomeUnknown, Refused
+
+OP = ops.CloseSession(1, False)
+
+
+class SlowLog:
+    """A replicator whose entries land when the test says so."""
+
+    def __init__(self) -> None:
+        self.proposed: list[tuple[bytes, object, asyncio.Future]] = []
+
+    def propose(self, payload, hint=None):
+        future = asyncio.get_running_loop().create_future()
+        self.proposed.append((payload, hint, future))
+        return future
+
+    def land(self, at=-1):
+        _, hint, future = self.proposed[at]
+        future.set_result([Result(first=item.seq) for item in hint.items])
+
+
+class Clock:
+    def __init__(self, *times):
+        self.times = list(times)
+
+    def __call__(self):
+        return self.times.pop(0) if len(self.times) > 1 else self.times[0]
+
+
+async def turn():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def submit(writes, number, done=lambda outcome: None):
+    request = None
+    writes.submit(Item(1, number, 0, ops.Reap((number,), 1)), request, done)
+
+
+def seqs(hint):
+    return [item.seq for item in hint.items]
+
+
+async def test_what_arrives_while_an_entry_is_under_way_forms_the_next():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(5))
+    for number in (1, 2):
+        submit(writes, number, answers.append)
+    await turn()
+    for number in (3, 4, 5):
+        submit(writes, number, answers.append)
+    await turn()
+    assert [seqs(hint) for _, hint, _ in log.proposed] == [[1, 2]]
+    log.land()
+    await turn()
+    assert [seqs(hint) for _, hint, _ in log.proposed] == [[1, 2], [3, 4, 5]]
+    assert [result.first for result in answers] == [1, 2]
+    log.land()
+    await turn()
+    assert [result.first for result in answers] == [1, 2, 3, 4, 5]
+    assert writes.queued == 0
+
+
+async def test_the_hint_is_what_the_payload_decodes_to():
+    log = SlowLog()
+    writes = Writes(log, Clock(77))
+    submit(writes, 1)
+    submit(writes, 2)
+    await turn()
+    payload, hint, _ = log.proposed[0]
+    assert wire.decode_entry(3, payload) == ops.Entry(3, hint.now_ns, hint.items)
+
+
+async def test_time_never_runs_backwards():
+    log = SlowLog()
+    writes = Writes(log, Clock(50, 200, 100))
+    writes.not_before(60)
+    for number in (1, 2, 3):
+        submit(writes, number)
+        await turn()
+        log.land()
+        await turn()
+    assert [hint.now_ns for _, hint, _ in log.proposed] == [60, 200, 200]
+
+
+async def test_an_entry_is_bounded_in_items():
+    log = SlowLog()
+    writes = Writes(log, Clock(1), entry_items=3)
+    for number in range(1, 8):
+        submit(writes, number)
+    await turn()
+    while writes.queued:
+        log.land()
+        await turn()
+    assert [len(hint.items) for _, hint, _ in log.proposed] == [3, 3, 1]
+
+
+async def test_observers_hear_before_anybody_is_answered():
+    log, heard = SlowLog(), []
+    writes = Writes(log, Clock(1))
+    writes.observers.append(lambda items, results: heard.append([item.seq for item in items]))
+    for number in (1, 2):
+        submit(writes, number, lambda outcome: heard.append("answer"))
+    await turn()
+    log.land()
+    await turn()
+    assert heard == [[1, 2], "answer", "answer"]
+
+
+async def test_a_refusal_is_an_errno_and_the_next_entry_goes_on():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1))
+    submit(writes, 1, answers.append)
+    await turn()
+    log.proposed[-1][2].set_exception(Refused(errno.ENOSPC, "disk full"))
+    await turn()
+    submit(writes, 2, answers.append)
+    await turn()
+    log.land()
+    await turn()
+    assert [(a.errno, a.first) for a in answers] == [(errno.ENOSPC, 0), (0, 2)]
+
+
+async def test_an_unknown_outcome_is_not_an_answer():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1))
+    submit(writes, 1, answers.append)
+    await turn()
+    log.proposed[-1][2].set_exception(OutcomeUnknown("lost"))
+    await turn()
+    assert [type(a) for a in answers] == [OutcomeUnknown]
+    task = asyncio.create_task(writes.call(OP))
+    await turn()
+    log.proposed[-1][2].set_exception(OutcomeUnknown("lost"))
+    with pytest.raises(OutcomeUnknown):
+        await task
+
+
+async def test_short_of_space_only_what_consumes_is_refused():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1))
+    writes.set_space_short("full")
+    cred = ops.ROOT
+    writes.submit(Item(1, 1, 0, ops.MkDir(2, b"d", 0, 0, cred)), None, answers.append)
+    assert [(a.errno, a.detail) for a in answers] == [(errno.ENOSPC, "full")]
+    freeing = {ops.Unlink, ops.RmDir, ops.SetAttr, ops.Reap, ops.FinishDeletes, ops.RemoveXattr, ops.CloseSession}
+    assert not freeing & CONSUMING
+    submit(writes, 2, answers.append)
+    await turn()
+    log.land()
+    await turn()
+    assert answers[-1].first == 2
+    writes.set_space_short(None)
+    assert writes.space_short is None
+
+
+async def test_room_waits_for_the_queue_to_shrink():
+    log = SlowLog()
+    writes = Writes(log, Clock(1), queue_items=2, entry_items=1)
+    await writes.room()
+    for number in (1, 2, 3):
+        submit(writes, number)
+    await turn()
+    waiting = asyncio.create_task(writes.room())
+    await turn()
+    assert not waiting.done()
+    log.land()
+    await turn()
+    assert waiting.done()
+
+
+async def test_stop_answers_everything_that_was_taken():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1), entry_items=1)
+    submit(writes, 1, answers.append)
+    submit(writes, 2, answers.append)
+    await turn()
+    stopping = asyncio.create_task(writes.stop())
+    await turn()
+    submit(writes, 3, answers.append)  # too late
+    log.land()
+    await turn()
+    log.land()
+    await asyncio.wait_for(stopping, 5)
+    assert [getattr(a, "first", None) for a in answers] == [None, 1, 2]
+
+
+async def test_a_bug_in_an_observer_is_fatal_and_everybody_is_told():
+    log, answers, fatal = SlowLog(), [], []
+    writes = Writes(log, Clock(1), on_fatal=fatal.append)
+    writes.observers.append(lambda items, results: 1 // 0)
+    submit(writes, 1, answers.append)
+    await turn()
+    submit(writes, 2, answers.append)
+    log.land()
+    await turn()
+    assert [type(error) for error in fatal] == [ZeroDivisionError]
+    assert all(isinstance(a, OutcomeUnknown) for a in answers)
