@@ -10,6 +10,7 @@ A directory that is too big to keep (dir_cache.py) is listed through a window th
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, Final
 
 from fuseclient.attr import Attr
@@ -19,10 +20,9 @@ from fuseclient.errors import FsError
 from fuseclient.handles import DirHandle
 from fuseclient.operations import DirItem, Opened
 from protos import meta_pb2 as pb
-from protos.attr_layout import ATTR_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from fuseclient.directory import Directory
     from fuseclient.knowledge import Knowledge
@@ -115,8 +115,9 @@ class Listings:
         tick = self._attrs.tick
         asking = pb.ReadDir(ino=directory.ino, after=cookie, limit=self._page_entries, attrs=True)
         response = await self._meta.read(pb.Request(readdir=asking))
-        for _ in self._items(response.entries, tick):
-            pass
+        for entry in response.entries:
+            if entry.attr:
+                self._learn(entry.ino, entry.attr, tick)
         items, _ = self._serve(handle, directory, cookie, True)
         return items
 
@@ -191,35 +192,34 @@ class Listings:
                 self._take(directory, response, tick, asked)
         except FsError as error:
             return error
+        except ValueError as error:  # attributes that are none
+            return FsError(errno.EIO, f"the metadata service sent a listing that cannot be read: {error}")
         finally:
             directory.page = None
             directory.answered()
         return None
 
     def _take(self, directory: Directory, response: pb.Response, tick: int, asked: int) -> None:
+        """Enter a page into the listing. Runs once per entry of every listing: nothing here is called without need."""
         entries = response.entries
         last = 0
         still = asked == directory.marks.tick
         hit = directory.marks.hit
-        for item in self._items(entries, tick):
-            last = item.cookie
-            if still or not hit(item.name, asked):
-                directory.set(item)
+        place = directory.set
+        for entry in entries:
+            name, ino, last, raw = entry.name, entry.ino, entry.cookie, entry.attr
+            attr = self._learn(ino, raw, tick) if raw else None
+            if still or not hit(name, asked):
+                place(DirItem(name, ino, entry.type, last, attr))
         directory.page_done(last, response.eof or not entries)
         self._dirs.grown(directory, len(entries))
 
-    def _items(self, entries: Iterable[pb.DirEntry], tick: int) -> Iterable[DirItem]:
-        put = self._attrs.put
+    def _learn(self, ino: int, raw: bytes, tick: int) -> Attr:
+        attr = self._attrs.put(ino, Attr(raw), tick)
         files = self._known.files
-        for entry in entries:
-            ino = entry.ino
-            raw = entry.attr
-            attr: Attr | None = None
-            if len(raw) >= ATTR_BYTES:
-                attr = put(ino, Attr(raw), tick)
-                if files and ino in files:
-                    files[ino].refresh(attr)
-            yield DirItem(entry.name, ino, entry.type, entry.cookie, attr)
+        if files and ino in files:
+            files[ino].refresh(attr)
+        return attr
 
     # prefetch
 

@@ -32,9 +32,10 @@ class Recent(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        self._young[key] = value
-        if len(self._young) >= self._half:
-            self._old = self._young
+        young = self._young
+        young[key] = value
+        if len(young) >= self._half:
+            self._old = young
             self._young = {}
 
     def drop(self, key: K) -> None:
