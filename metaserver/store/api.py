@@ -28,7 +28,10 @@ class Store(WriteTxn, Protocol):
         """The index up to which the map is on disk."""
 
     def mark_applied(self, index: int, /) -> None:
-        """The writes since the last call are those of the entries up to `index`. Never goes back."""
+        """The writes since the last call are those of the entries up to `index`. Never goes back.
+
+        Writes that are not marked do not become durable: they are what an entry left that could not be applied to its end.
+        """
 
     def snapshot_scan(self) -> Iterator[tuple[bytes, bytes]]:
         """Every pair in key order, as of the call, whatever is written meanwhile."""

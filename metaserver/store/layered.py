@@ -8,7 +8,9 @@ Owns the moves between them, which checkpointer.py drives:
     refreeze        loop thread    after write_frozen failed: newer changes join the frozen ones for the next attempt
 
 A change is in one of the layers at every moment, so a failure between two moves loses nothing in memory, and after a crash
-the log brings back everything behind `index_durable`. Everything but `write_frozen` belongs to one thread.
+the log brings back everything behind `index_durable`. Writes that no `mark_applied` followed are of an entry whose application
+broke off: they are never frozen, or the disk would hold a part of an entry under the index before it. Everything but
+`write_frozen` belongs to one thread.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class LayeredStore:
         self._frozen: Overlay | None = None
         self._index_applied = disk.index
         self._index_frozen = disk.index
+        self._marked_writes = 0  # of the hot layer, at the last mark_applied
         self.put = self._hot.put
         self.delete = self._hot.delete
 
@@ -101,19 +104,19 @@ class LayeredStore:
     def mark_applied(self, index: int) -> None:
         check_applied(self._index_applied, index)
         self._index_applied = index
+        self._marked_writes = self._hot.writes
 
     def freeze(self) -> None:
+        """Raises RuntimeError when an entry was applied in part."""
         if self._frozen is not None:
             raise RuntimeError("there is a frozen layer already")
-        self._frozen = self._hot.detach()
-        self._index_frozen = self._index_applied
+        self._frozen = self._take_hot()
 
     def refreeze(self) -> None:
         """Join newer changes to the frozen ones. Only between two attempts of write_frozen, never during one."""
         if self._frozen is None:
             raise RuntimeError("there is no frozen layer")
-        self._frozen.absorb(self._hot.detach())
-        self._index_frozen = self._index_applied
+        self._frozen.absorb(self._take_hot())
 
     def write_frozen(self) -> None:
         """Blocks until the frozen layer is durable. For the worker thread. Raises StoreError; on StoreFull try again."""
@@ -151,6 +154,13 @@ class LayeredStore:
 
     def close(self) -> None:
         self._disk.close()
+
+    def _take_hot(self) -> Overlay:
+        if self._hot.writes != self._marked_writes:
+            raise RuntimeError(f"the entry after {self._index_applied} was applied in part")
+        self._marked_writes = 0
+        self._index_frozen = self._index_applied
+        return self._hot.detach()
 
 
 def _merge(upper: Iterator[Change], lower: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

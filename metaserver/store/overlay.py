@@ -43,12 +43,13 @@ ABSENT: Final = _Absent()
 
 
 class Overlay:
-    __slots__ = ("_groups", "_heads", "_sorted", "_sorted_heads", "changes", "value_bytes")
+    __slots__ = ("_groups", "_heads", "_sorted", "_sorted_heads", "changes", "value_bytes", "writes")
 
     def __init__(self) -> None:
         #: The layer itself: what get() of the layers reads.
         self.changes: dict[bytes, bytes | None] = {}
         self.value_bytes = 0
+        self.writes = 0  # calls of put and delete so far
         self._groups: dict[bytes, list[bytes]] = {}
         self._heads: dict[int, list[bytes]] = {}  # first byte -> the groups' names
         self._sorted: dict[bytes, int] = {}  # group -> how many of its keys, from the front, are in order
@@ -73,6 +74,7 @@ class Overlay:
             self._admit(key)
         changes[key] = value
         self.value_bytes += len(value)
+        self.writes += 1
 
     def delete(self, key: bytes) -> None:
         changes = self.changes
@@ -83,6 +85,7 @@ class Overlay:
         else:
             self._admit(key)
         changes[key] = None
+        self.writes += 1
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Change] | None:
         """Changes whose key starts with `prefix` and is greater than `after`, in key order; None when there are none."""

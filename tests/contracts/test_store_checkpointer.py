@@ -275,6 +275,17 @@ async def test_any_other_failure_is_final_and_reported_once(rig: Rig, error: Exc
     assert checkpointer.failed is rig.failures[0]
 
 
+async def test_an_entry_that_broke_off_ends_the_checkpoints(rig: Rig) -> None:
+    """Also the last one of close: the server closes after a defect in `apply` too."""
+    checkpointer = rig.checkpointer()
+    checkpointer.start()
+    rig.apply()
+    rig.store.put(b"Iwhole", b"part of an entry")
+    await checkpointer.close()
+    assert (rig.durable, rig.disk.attempts, len(rig.failures)) == ([], 0, 1)
+    assert "applied in part" in str(checkpointer.failed)
+
+
 async def test_close_makes_the_rest_durable_and_ends_the_thread(rig: Rig) -> None:
     checkpointer = rig.checkpointer()
     checkpointer.start()

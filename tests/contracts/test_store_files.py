@@ -25,6 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system:
 
 
 def checkpoint(store: LayeredStore) -> None:
+    store.mark_applied(store.index_applied)
     store.freeze()
     store.write_frozen()
     store.checkpointed()
@@ -229,11 +230,13 @@ def test_deleting_what_did_not_fit_makes_it_fit(tmp_path: Path) -> None:
     store.put(b"Ikept", b"1")
     for n in range(30):
         store.put(b"Ibig%d" % n, bytes(64 << 10))
+    store.mark_applied(1)
     store.freeze()
     with pytest.raises(StoreFull):
         store.write_frozen()
     for n in range(25):
         store.delete(b"Ibig%d" % n)
+    store.mark_applied(2)
     store.refreeze()
     store.write_frozen()
     store.checkpointed()

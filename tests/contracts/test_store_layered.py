@@ -129,7 +129,12 @@ LayeredMachine.TestCase.settings = settings(
 TestLayeredMachine = LayeredMachine.TestCase
 
 
+def mark(store: LayeredStore) -> None:
+    store.mark_applied(store.index_applied + 1)
+
+
 def checkpoint(store: LayeredStore) -> None:
+    mark(store)
     store.freeze()
     store.write_frozen()
     store.checkpointed()
@@ -174,14 +179,34 @@ def test_the_order_of_moves_is_enforced(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("frozen_first", [False, True])
+def test_an_entry_that_broke_off_never_reaches_the_disk(tmp_path: Path, frozen_first: bool) -> None:
+    """An overwrite of the same size, which changes neither the number of keys nor their bytes."""
+    store = LayeredStore.open(tmp_path)
+    store.put(b"Ia", b"1")
+    store.mark_applied(1)
+    if frozen_first:
+        store.freeze()
+        store.write_frozen()
+    store.put(b"Ia", b"2")
+    with pytest.raises(RuntimeError, match="entry after 1 was applied in part"):
+        store.refreeze() if frozen_first else store.freeze()
+    store.close()
+    store = LayeredStore.open(tmp_path)
+    assert (store.get(b"Ia"), store.index_applied) == ((b"1", 1) if frozen_first else (None, 0))
+    store.close()
+
+
 def test_dirty_bytes_follow_what_is_held(tmp_path: Path) -> None:
     store = LayeredStore.open(tmp_path)
     assert (store.dirty_keys, store.dirty_bytes, store.is_clean) == (0, 0, True)
     store.put(b"Ia", bytes(100_000))
+    mark(store)
     assert 100_000 < store.dirty_bytes < 101_000
     for _ in range(10):
         store.put(b"Ia", bytes(50_000))
     assert 50_000 < store.dirty_bytes < 51_000
+    mark(store)
     store.freeze()
     store.put(b"Ib", bytes(7_000))
     assert (store.dirty_keys, 57_000 < store.dirty_bytes < 58_000) == (2, True)
@@ -200,7 +225,7 @@ def test_only_an_index_that_moved_is_worth_a_checkpoint(tmp_path: Path) -> None:
     store.mark_applied(9)
     assert not store.is_clean
     checkpoint(store)
-    assert (store.is_clean, store.index_durable) == (True, 9)
+    assert (store.is_clean, store.index_durable) == (True, 10)
     store.close()
 
 
@@ -230,7 +255,7 @@ def test_a_copy_is_a_store_of_its_own(tmp_path: Path) -> None:
     store = LayeredStore.open(tmp_path / "one")
     for n in range(3000):
         store.put(b"I%07d" % n, bytes(100))
-    store.mark_applied(12)
+    store.mark_applied(11)
     checkpoint(store)
     store.put(b"Iz", b"not in the checkpoint")
     (tmp_path / "two").mkdir()
@@ -248,7 +273,6 @@ def test_a_reader_beside_the_writer_sees_checkpoints(tmp_path: Path) -> None:
         LmdbStore.open(tmp_path, readonly=True)
     store = LayeredStore.open(tmp_path)
     store.put(b"Ia", b"1")
-    store.mark_applied(1)
     checkpoint(store)
     store.close()
     reader = LmdbStore.open(tmp_path, readonly=True)

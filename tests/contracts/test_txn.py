@@ -32,6 +32,7 @@ class World:
         self._move = move
 
     def settle(self) -> None:
+        self.store.mark_applied(self.store.index_applied)
         if isinstance(self.store, LayeredStore):
             self._move(self.store)
 
