@@ -113,9 +113,9 @@ class FakeMeta:
         self.notify(pb.Notification(inval_entry=pb.InvalEntry(parent=made.parent, name=made.name)))
         if op == "rename":
             self.notify(pb.Notification(inval_entry=pb.InvalEntry(parent=made.parent2, name=made.name2)))
-        if op in ("unlink", "link"):
-            ino = int.from_bytes(response.attr[:8], "little")
-            self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=ino)))
+        if op in ("unlink", "link", "rename"):
+            for raw in filter(None, (response.attr, response.other_attr)):
+                self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=int.from_bytes(raw[:8], "little"))))
         return response
 
     def foreign_write(self, ino: int, content: bytes) -> None:
