@@ -5,7 +5,7 @@ are made in sequence, but in the middle of the map (behind the last name of a di
 that nearly every page would stay half empty for good. Where many new keys go into one gap between two old ones, this takes
 the old keys that follow on the same page out of the way first, and puts them back behind the new ones. Which those are, the
 file says, as of the last commit; what this transaction did since can make the answer wrong, which costs density and nothing
-else. Measured: 328 bytes per file without, 210 with it (docs/decisions/0001-overlay-over-lmdb.md).
+else. Measured: 328 bytes per file without, 212 with it (docs/decisions/0001-overlay-over-lmdb.md).
 
 Works inside one write transaction of lmdb_store.py, which also translates its errors.
 """

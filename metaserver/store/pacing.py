@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Keys that are handled between two rests where each costs about half a microsecond.
 STRETCH_KEYS: Final = 256
 
-#: Keys per run that goes to LMDB. Its binding drops the lock and takes it back for every key, and with a waiter each of
-#: these costs some 5 us: the loop can wait for a whole run. Very large layers get longer runs, not more than so many.
+#: Keys per run that goes to LMDB. Its binding drops the lock and takes it back for every key, and a waiter
+#: seldom wins it in between: the loop can wait for a whole run. Very large layers get longer runs, not more than so many.
 RUN_KEYS: Final = 64
 _RUNS_MAX: Final = 1024
 
