@@ -305,10 +305,11 @@ class MetaService:
             if not request.seq:
                 raise FsError(errno.EINVAL, f"{kind} without seq")
             wire.check_change(request, kind)
+            op = wire.CHANGES[kind](request)
         except FsError as error:
             wire.encode_error(stream.frame, request.id, error)
             return
-        item = Item(session.id, request.seq, session.acked_seq, wire.CHANGES[kind](request))
+        item = Item(session.id, request.seq, session.acked_seq, op)
         stream.in_flight += 1
         self._writes.submit(item, request, partial(_answer, stream, request.id))
 

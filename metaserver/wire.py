@@ -70,11 +70,6 @@ def decode_frame(raw: bytes) -> meta_pb2.ClientFrame:
 # --- checks of what a client sends ----------------------------------------------------------------------------------
 
 
-def _check_cred(cred: meta_pb2.Cred) -> None:
-    if len(cred.groups) > GROUPS_MAX:
-        raise FsError(errno.EINVAL, f"more than {GROUPS_MAX} groups")
-
-
 def _check_name(name: bytes) -> None:
     if len(name) > NAME_BYTES_MAX:
         raise FsError(errno.ENAMETOOLONG)
@@ -143,18 +138,17 @@ def check_change(request: meta_pb2.Request, kind: str) -> None:
     check = _CHECKS.get(kind)
     if check is not None:
         check(request)
-    if kind in _WITH_CRED:
-        cred = getattr(request, kind).cred
-        if cred.enforce:  # groups are taken from no other
-            _check_cred(cred)
 
 
 # --- requests and log items -> ops ----------------------------------------------------------------------------------
 
 
 def decode_cred(cred: meta_pb2.Cred) -> ops.Cred:
-    """Who asks. Without `enforce` the groups do not matter, and few users share all requests: those are kept."""
+    """Who asks. Without `enforce` the groups do not matter, and few users share all requests: those are kept. The one limit
+    that is checked in decoding, since nothing else looks at the groups: FsError."""
     if cred.enforce:
+        if len(cred.groups) > GROUPS_MAX:
+            raise FsError(errno.EINVAL, f"more than {GROUPS_MAX} groups")
         return ops.Cred(cred.uid, cred.gid, tuple(cred.groups), True)
     key = (cred.uid, cred.gid)
     kept = _kept_creds.get(key)
@@ -252,7 +246,6 @@ CHANGES: Final[dict[str, Callable[[meta_pb2.Request], ops.Op]]] = {
     "lease_ids": _lease_ids,
     "finish_deletes": _finish_deletes,
 }
-_WITH_CRED: Final = frozenset(CHANGES) - {"commit_slices", "lease_ids", "finish_deletes"}
 
 
 def decode_change(request: meta_pb2.Request, kind: str) -> ops.Op:

@@ -174,8 +174,13 @@ def test_a_result_fills_what_it_has():
 )
 def test_what_is_too_large_does_not_enter_the_log(kind, body, expected):
     request = meta_pb2.Request(**{kind: body})
-    with pytest.raises(FsError) as refused:
+
+    def admit():
         wire.check_change(request, kind)
+        wire.decode_change(request, kind)
+
+    with pytest.raises(FsError) as refused:
+        admit()
     assert refused.value.errno == expected
 
 
