@@ -10,7 +10,7 @@ counts, and calls `forget` when one falls to zero. All methods are called on the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -21,6 +21,9 @@ T = TypeVar("T")
 Answer = "Awaitable[T] | T"  # a documentation name; annotations spell it out
 
 Buffer = bytes | bytearray | memoryview
+
+#: Set in the flags of `open` and `create`, beside O_TRUNC, when the truncation clears the set-id bits. No O_* flag uses it.
+OPEN_KILL_PRIV: Final = 1 << 31
 
 
 class Caller(NamedTuple):
