@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fuseclient.attr_raw import version_of
-from fuseclient.staleness import Overtakes
 from fuseclient.recent import Recent
+from fuseclient.staleness import Overtakes
 
 if TYPE_CHECKING:
     from fuseclient.attr import Attr
