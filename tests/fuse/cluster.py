@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from keelfs.embedded import free_port_pair
 
@@ -108,9 +109,18 @@ class Cluster:
 
     def start(self, *mount_options: str) -> None:
         """Server, volume, one mount."""
-        self.server.start()
-        keelfs("format", self.url, "--store", self.store, env={**os.environ, **(self.env or {})})
+        self.start_unmounted()
         self.mount("mnt", *mount_options)
+
+    def start_unmounted(self, *format_options: str) -> None:
+        """Server and volume."""
+        self.server.start()
+        keelfs("format", self.url, "--store", self.store, *format_options, env={**os.environ, **(self.env or {})})
+
+    def status(self) -> dict[str, Any]:
+        """What `keelfs status --json` says."""
+        found: dict[str, Any] = json.loads(keelfs("status", self.address, "--json").stdout)
+        return found
 
     def mount(self, name: str, *options: str) -> Path:
         """One more mount, on home/name; the path."""
