@@ -272,7 +272,9 @@ def _helper_words(options: MountOptions) -> list[str]:
 
 
 def _complaint(done: subprocess.CompletedProcess[str]) -> str:
-    text = done.stderr.strip().removeprefix(f"{_FUSERMOUNT}: ")
+    text = done.stderr.strip()
+    if "failed to open" in text and "Permission denied" in text:
+        return f"{text}; {DEVICE} is usually open to all (mode 0666): ask for that, or mount as root"
     if "user_allow_other" in text:
         return f"{text}; or mount without allow_other, for yourself only"
     return text or f"{_FUSERMOUNT} ended with status {done.returncode}"

@@ -107,6 +107,8 @@ class KernelNotifier:
     def close(self) -> None:
         """End the thread. One that the kernel holds up is left behind, with its descriptor, until the mount lets it go."""
         with self._wake:
+            if self._closed:
+                return
             self._closed = True
             self._wake.notify()
         if self._thread is not None:

@@ -1,13 +1,16 @@
 """A toy file system on a real mount, served by a thread of the test's own process.
 
 A test that blocks in the kernel cannot be ended by a timeout of Python's, so a watchdog aborts the FUSE connection: every
-system call on the mount then fails at once.
+system call on the mount then fails at once. One thing must not be done here: touch a memory map of a file on the mount. A page
+fault keeps the interpreter's lock, so the server could never answer it. Maps are for child processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -90,15 +93,22 @@ class LiveMount:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_S)
 
     def abort(self) -> None:
+        """End the connection from outside. The control file system may not be mounted, so it gets a place of its own."""
         assert self.mounted.device is not None
-        connection = Path(f"/sys/fs/fuse/connections/{self.mounted.device.split(':')[1]}/abort")
-        if connection.exists():
-            connection.write_text("1")
+        with tempfile.TemporaryDirectory() as control:
+            subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
+            try:
+                (Path(control) / self.mounted.device.split(":")[1] / "abort").write_text("1")
+            finally:
+                subprocess.run(["umount", control], check=True)
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.toy.unhang) if self._thread.is_alive() else None
         self.mounted.unmount()
-        self._thread.join(DEADLINE_S)
+        self._thread.join(2)
+        if self._thread.is_alive():  # a failed test left a file open
+            self.abort()
+            self._thread.join(DEADLINE_S)
         self._watchdog.cancel()
         self.mounted.close()
         assert not self._thread.is_alive(), "the driver did not end with the mount"

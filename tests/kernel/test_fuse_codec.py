@@ -104,7 +104,7 @@ def test_a_write_is_a_window_into_the_frame() -> None:
     found = decode(Opcode.WRITE, body)
     assert isinstance(found, codec.Write)
     assert found[:6] == (3, 4096, 5, 4, 0, 0o100001)
-    assert found.data == b"hello"
+    assert bytes(found.data) == b"hello"
     with pytest.raises(ProtocolError):
         decode(Opcode.WRITE, body + b"!")
 

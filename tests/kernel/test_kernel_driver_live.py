@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import fcntl
@@ -96,12 +97,19 @@ def test_direct_io_goes_past_the_page_cache(mnt: LiveMount) -> None:
     os.close(fd)
 
 
+MAP_AND_WRITE = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as f, mmap.mmap(f.fileno(), 8192) as view:
+    assert view[:10] == bytes(10)
+    view[4095:4099] = b"KEEL"
+    view.flush()
+"""
+
+
 def test_shared_memory_maps_are_written_back(mnt: LiveMount) -> None:
     file = mnt.path / "map"
     file.write_bytes(bytes(8192))
-    with file.open("r+b") as f, mmap.mmap(f.fileno(), 8192) as view:
-        view[4095:4099] = b"KEEL"
-        view.flush()
+    subprocess.run([sys.executable, "-c", MAP_AND_WRITE, str(file)], check=True)
     drop = os.open(file, os.O_RDONLY | os.O_DIRECT)
     back = mmap.mmap(-1, 8192)
     assert os.preadv(drop, [back], 0) == 8192
@@ -146,7 +154,7 @@ def test_the_rest_of_the_calls_arrive(mnt: LiveMount) -> None:
     assert ("fsync", False) in mnt.toy.calls
     assert ("fsync", True) in mnt.toy.calls
     other = os.open(mnt.path / "copy", os.O_CREAT | os.O_WRONLY)
-    assert os.copy_file_range(fd, other, 5) == 5  # refused by us, done by the kernel
+    assert os.copy_file_range(fd, other, 5, 0) == 5  # refused by us, done by the kernel
     os.close(other)
     assert (mnt.path / "copy").read_bytes() == b"12345"
     os.close(fd)
@@ -412,10 +420,10 @@ def test_an_unexpected_failure_is_eio_and_only_that(mnt: LiveMount, caplog: pyte
     file.write_bytes(b"x")
     node = mnt.toy.nodes[file.stat().st_ino]
     for rubbish in (None, "text", (1, 2), -5):
-        mnt.toy.getxattr = lambda *_, rubbish=rubbish: rubbish  # type: ignore[method-assign,misc]
+        mnt.toy.getxattr = lambda *_, rubbish=rubbish: rubbish  # type: ignore[method-assign]
         with pytest.raises(OSError, match="Input/output error"):
             os.getxattr(file, "user.x")
-    mnt.toy.read = lambda *_: [bytes(1 << 21)]  # type: ignore[method-assign,assignment] # more than was asked
+    mnt.toy.read = lambda *_: [bytes(1 << 21)]  # type: ignore[method-assign] # more than was asked
     drop = os.open(file, os.O_RDONLY | os.O_DIRECT)
     with pytest.raises(OSError, match="Input/output error"):
         os.preadv(drop, [mmap.mmap(-1, 4096)], 0)
@@ -464,8 +472,11 @@ def struct_file_handle(size: int) -> bytes:
 def test_stop_unmounts_and_answers_what_is_under_way(mnt: LiveMount) -> None:
     (mnt.path / "f").write_bytes(b"x")
     assert mnt.driver is not None
-    mnt.await_on_loop(mnt.driver.stop())
-    wait_until(lambda: not os.path.ismount(mnt.path), "the unmount")
+    asyncio.run_coroutine_threadsafe(
+        mnt.driver.stop(), mnt.loop
+    )  # serve returns, and the loop ends, before its result is there
+    wait_until(lambda: not mnt._thread.is_alive(), "the driver's end")
+    assert not os.path.ismount(mnt.path)
     assert os.listdir(mnt.path) == []
 
 
