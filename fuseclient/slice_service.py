@@ -60,9 +60,21 @@ class MetaSliceService:
 
     async def read(self, ino: int, first_chunk: int, chunks: int) -> tuple[Attr, dict[int, ChunkMap]]:
         """The maps of `chunks` (1..64) chunks from `first_chunk`; a chunk that is all hole is absent."""
-        request = pb.Request(read_slices=pb.ReadSlices(ino=ino, first_chunk=first_chunk, chunks=chunks))
-        response = await self._client.read(request)
-        return Attr(response.attr), chunk_maps(response)
+        found: dict[int, ChunkMap] = {}
+        attr: Attr | None = None
+        at, end = first_chunk, first_chunk + chunks
+        while at < end:
+            request = pb.Request(read_slices=pb.ReadSlices(ino=ino, first_chunk=at, chunks=end - at))
+            response = await self._client.read(request)
+            fresh = Attr(response.attr)
+            if attr is not None and fresh.fields.data_version != attr.fields.data_version:
+                found, at = {}, first_chunk  # the file changed between two parts of the answer
+            else:
+                found |= chunk_maps(response)
+                at += max(response.count, 1)
+            attr = fresh
+        assert attr is not None
+        return attr, found
 
 
 def chunk_maps(response: pb.Response) -> dict[int, ChunkMap]:

@@ -66,6 +66,10 @@ class AdminClient:
     def status(self) -> admin_pb2.StatusReply:
         return self._call(self._stub.Status, admin_pb2.StatusRequest())  # type: ignore[no-any-return]
 
+    def checkpoint(self) -> int:
+        """Make the state durable without the log; the index it has reached."""
+        return int(self._call(self._stub.Checkpoint, admin_pb2.CheckpointRequest()).index)
+
     def inode_info(self, volume: str, *, path: bytes = b"", ino: int = 0) -> admin_pb2.InodeInfoReply:
         request = admin_pb2.InodeInfoRequest(volume=volume, path=path, ino=ino)
         return self._call(self._stub.InodeInfo, request)  # type: ignore[no-any-return]
@@ -86,10 +90,15 @@ class AdminClient:
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ClientError(f"the server at {self.address} did not answer in time", exit_code=ExitCode.UNAVAILABLE)
-        number = str(dict(error.trailing_metadata() or ()).get("keelfs-errno", ""))  # type: ignore[arg-type]
+        number = next((str(value) for key, value in _pairs(error) if key == "keelfs-errno"), "")
         name = _errno.errorcode.get(int(number), "") if number.isdigit() else ""
         text = error.details() or code.name
         return ClientError(f"{text} ({name})" if name else text, exit_code=_EXIT.get(code, ExitCode.FAILURE))
+
+
+def _pairs(error: grpc.RpcError) -> list[tuple[str, str | bytes]]:
+    """What the server said beside the status."""
+    return list(error.trailing_metadata() or ())
 
 
 @contextmanager

@@ -252,9 +252,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """The chunks that have extents, up to what a person can read."""
         size = block_bytes(volume.settings_json)
         spanned = -(-inode.size // CHUNK_BYTES)
-        shown = extents = 0
-        for first in range(0, spanned, 64):
-            for index, found in sorted(reads.read_slices(self._txn, inode.ino, first, min(64, spanned - first)).chunks.items()):
+        shown = extents = first = 0
+        while first < spanned:
+            part = reads.read_slices(self._txn, inode.ino, first, min(64, spanned - first))
+            for index, found in sorted(part.chunks.items()):
                 shown += 1
                 extents += len(found)
                 if shown > CHUNKS_SHOWN_MAX or extents > EXTENTS_SHOWN_MAX:
@@ -266,8 +267,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                     chunk.extents.add(
                         pos=e.pos, len=e.length, slice=e.slice, off=e.off, size=e.size, inline=e.inline, objects=objects
                     )
+            first += part.covered
             if first >= 64 * CHUNKS_SHOWN_MAX:  # a file that is nearly all hole
-                reply.truncated = True
+                reply.truncated = first < spanned
                 return
 
 

@@ -147,7 +147,9 @@ class Interest:
         self.saw_entry(author, parent.ino, None)
         if result.parent2 is not None:
             self.saw_entry(author, result.parent2.ino, None)
-        if result.inode.nlink:
+        if type(op) is ops.MkDir:
+            self.watch(author, result.inode.ino)  # its author knows that it is empty, without ever listing it
+        elif result.inode.nlink:
             self.saw(author, result.inode)
         if result.other is not None and result.other.nlink:
             self.saw(author, result.other)

@@ -141,7 +141,7 @@ def _read_slices(query: Queries, session: LiveSession, stream: Stream, r: meta_p
     slices = reads.read_slices(query.txn, m.ino, m.first_chunk, m.chunks)
     inode = _own(session, slices.inode)
     query.interest.saw(stream, inode)
-    response = stream.frame.responses.add(id=r.id, attr=wire.encode_attr(inode))
+    response = stream.frame.responses.add(id=r.id, attr=wire.encode_attr(inode), count=slices.covered)
     stream.account(_add_slices(response, slices))
 
 

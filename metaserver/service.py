@@ -48,6 +48,7 @@ SERVICE: Final = "keelfs.meta.v1.Meta"
 GRPC_OPTIONS: Final = (
     ("grpc.max_receive_message_length", wire.FRAME_BYTES_MAX + (64 << 10)),
     ("grpc.max_send_message_length", -1),
+    ("grpc.http2.max_ping_strikes", 0),  # an idle client pings every few seconds, to notice soon that we are gone
     ("grpc.so_reuseport", 0),  # else a second server would share the port instead of being told that it is taken
 )
 

@@ -410,8 +410,9 @@ def encode_result(frame: meta_pb2.ServerFrame, request_id: int, result: ops.Resu
         response.other_attr = encode_attr(result.other)
     if result.existed:
         response.existed = True
-    if result.count:
+    if result.first:
         response.first = result.first
+    if result.count:
         response.count = result.count
 
 

@@ -972,7 +972,7 @@ class NewSlice(_message.Message):
     pos: _builtins.int
     """byte offset within the chunk"""
     slice: _builtins.int
-    """number from a leased range; 0 = a hole"""
+    """number from a leased range; 0 = a hole; may serve several places of one chunk in one commit"""
     size: _builtins.int
     """bytes the slice's objects hold"""
     off: _builtins.int
@@ -980,7 +980,7 @@ class NewSlice(_message.Message):
     len: _builtins.int
     """bytes used"""
     data: _builtins.bytes
-    """inline: the slice's `size` bytes, kept in the metadata, no objects; empty otherwise"""
+    """inline: the slice's `size` bytes, kept in the metadata, no objects; empty otherwise. Inline slices"""
     def __init__(
         self,
         *,

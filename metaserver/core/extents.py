@@ -3,17 +3,20 @@
 A commit lays one extent (or a hole) over the chunk: what it covers is cut, what is left of a cut extent stays. Only the
 records that the new range touches are decoded; they are found by bisection. A slice that has no extent left is freed.
 
-Rule: all extents of a slice come from the one extent that was committed, so `pos - off` is the same for all of them and
-they lie within `size` bytes from there. That bounds the search for what is left of a slice.
+Rule: all extents of a slice are in one chunk, but not next to each other: small writes share a slice. What is left of a slice
+is found by searching the records for its number.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metaserver.core.errors import CorruptState
 from metaserver.core.model import CHUNK_BYTES, Extent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 VERSION: Final = 1
 EMPTY: Final = b"\x01"
@@ -71,7 +74,7 @@ def splice(value: bytes, extent: Extent) -> Spliced:
     left, cut, right, covered = _cut(value, low, high, start, end)
     middle = left + (_pack(extent) if extent.slice else b"") + right
     new = value[: 1 + low * RECORD_BYTES] + middle + value[1 + high * RECORD_BYTES :]
-    freed = _freed(new, cut)
+    freed = still_free(new, (Freed(old.slice, old.size, old.inline) for old in cut))
     return Spliced(new, freed, (extent.length if extent.slice else 0) - covered)
 
 
@@ -140,27 +143,17 @@ def _cut(value: bytes, low: int, high: int, start: int, end: int) -> tuple[bytes
     return left, touched, right, covered
 
 
-def _freed(new: bytes, touched: list[Extent]) -> list[Freed]:
-    """The slices among `touched` that have no extent in `new`."""
-    freed: dict[int, Freed] = {}
-    count = len(new) // RECORD_BYTES
-    for old in touched:
-        if old.slice not in freed and not _present(new, count, old):
-            freed[old.slice] = Freed(old.slice, old.size, old.inline)
-    return list(freed.values())
+def still_free(value: bytes, slices: Iterable[Freed]) -> list[Freed]:
+    """Those of `slices` that have no extent in the chunk, each once, in their order."""
+    return [one for one in dict.fromkeys(slices) if not holds(value, one.slice)]
 
 
-def _present(value: bytes, count: int, extent: Extent) -> bool:
-    """Whether any extent of the same slice is there, looking only where one can be."""
-    origin = max(extent.pos - extent.off, 0)
-    low = _first_from(value, count, origin)
-    high = _first_from(value, count, extent.pos - extent.off + extent.size, low)
-    wanted = _ID.pack(extent.slice)
-    at, stop = 1 + low * RECORD_BYTES, 1 + high * RECORD_BYTES
-    while True:
-        at = value.find(wanted, at, stop)
-        if at < 0:
-            return False
+def holds(value: bytes, slice_id: int) -> bool:
+    """Whether the chunk has an extent of the slice."""
+    wanted = _ID.pack(slice_id)
+    at = value.find(wanted)
+    while at >= 0:
         if (at - 1) % RECORD_BYTES == _ID_AT:
             return True
-        at += 1
+        at = value.find(wanted, at + 1)
+    return False

@@ -316,11 +316,11 @@ def _extents(state: _State) -> Iterator[str]:
 
 
 def _slices_have_one_home(state: _State) -> Iterator[str]:
-    """A slice is in one chunk, all its extents come from one, and it is not in the delete queue."""
+    """A slice is in one chunk, of one size there, and it is not in the delete queue."""
     homes: dict[int, tuple[object, ...]] = {}
     for where, chunk in state.chunks.items():
         for one in chunk:
-            home = (where, one.pos - one.off, one.size, one.inline)
+            home = (where, one.size, one.inline)
             if homes.setdefault(one.slice, home) != home:
                 yield f"slice {one.slice} is in {homes[one.slice]} and {home}"
             if one.slice in state.doomed:

@@ -22,6 +22,11 @@ XATTR_LIST_MAX: Final = 64 << 10
 LINK_MAX: Final = 2**31 - 1
 FILE_SIZE_MAX: Final = 2**57
 INLINE_MAX: Final = 64 << 10
+#: Inline slices lie within this many times `inline_bytes` from the start of a file, so that a file which is rewritten in small
+#: pieces cannot move into the metadata as a whole.
+INLINE_REACH: Final = 16
+#: Of one chunk. More would be pieces of less than 256 bytes on average.
+EXTENTS_MAX: Final = 1 << 18
 
 #: st_size of every directory; a directory's allocation is not metered.
 DIRECTORY_SIZE: Final = 4096

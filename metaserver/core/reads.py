@@ -29,6 +29,10 @@ _DEPTH_MAX: Final = 1 << 20
 _new: Final = tuple.__new__
 
 
+#: A stream takes messages of 16 MiB; an extent takes about as many bytes there as in the store.
+_ANSWER_BYTES_MAX: Final = 6 << 20
+
+
 class DirEntry(NamedTuple):
     """One line of a listing. `inode` only when asked for."""
 
@@ -48,11 +52,12 @@ class Page(NamedTuple):
 
 class Slices(NamedTuple):
     """What a file's bytes are made of: chunk index -> its extents (chunks that are all hole are absent), and the bytes
-    of the inline slices among them."""
+    of the inline slices among them. `covered` chunks from the first one on are told about; the rest is to be asked again."""
 
     inode: Inode
     chunks: dict[int, list[Extent]]
     inline: dict[int, bytes]
+    covered: int
 
 
 class Doomed(NamedTuple):
@@ -140,21 +145,27 @@ def readdir(txn: ReadTxn, ino: int, after: int, limit: int, attrs: bool = False,
 
 
 def read_slices(txn: ReadTxn, ino: int, first_chunk: int, chunks: int) -> Slices:
-    """The extents of `chunks` chunks from `first_chunk` on, inline bytes included."""
+    """The extents of `chunks` chunks from `first_chunk` on, inline bytes included; fewer chunks, but at least one, when that
+    is more than _ANSWER_BYTES_MAX."""
     inode = load(txn, ino)
     if not inode.is_reg:
         raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL, f"inode {ino} is not a regular file")
     found: dict[int, list[Extent]] = {}
     inline: dict[int, bytes] = {}
     if not inode.allocated or chunks < 1:
-        return Slices(inode, found, inline)
+        return Slices(inode, found, inline, chunks)
+    cost = 0
     last = min(first_chunk + chunks, (inode.size + CHUNK_BYTES - 1) // CHUNK_BYTES) - 1
     for index, value in chunks_from(txn, ino, first_chunk, last):
+        cost += len(value)
+        if found and cost > _ANSWER_BYTES_MAX:
+            return Slices(inode, found, inline, index - first_chunk)
         found[index] = decoded = extents.decode(value)
         for one in decoded:
-            if one.inline and one.slice not in inline:
-                inline[one.slice] = _inline_bytes(txn, one)
-    return Slices(inode, found, inline)
+            if one.inline and one.slice not in inline and cost <= _ANSWER_BYTES_MAX:
+                inline[one.slice] = data = _inline_bytes(txn, one)
+                cost += len(data)
+    return Slices(inode, found, inline, chunks)
 
 
 def _inline_bytes(txn: ReadTxn, extent: Extent) -> bytes:

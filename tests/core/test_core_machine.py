@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from metaserver.core import entry as e
 from metaserver.core import invariants, machine, reads
 from metaserver.core.entry import Cred, Entry, Item, Result
-from metaserver.core.model import CHUNK_BYTES, Extent
+from metaserver.core.model import CHUNK_BYTES, INLINE_REACH, Extent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +153,8 @@ class CoreBesideModel(RuleBasedStateMachine):
         if what != "hole":
             slice_id = self.next_slice
             self.next_slice += 1
-        new = e.NewSlice(chunk, pos, slice_id, length, 0, length, b"i" * length if what == "inline" else b"")
+        near = at + length <= INLINE_REACH * 4096
+        new = e.NewSlice(chunk, pos, slice_id, length, 0, length, b"i" * length if what == "inline" and near else b"")
         op = e.CommitSlices(node.ino, (new,), 0, False)
         self.both(op, lambda now: self.tree.write(node, at, length, slice_id, now))
 

@@ -132,7 +132,6 @@ async def test_a_mount_learns_of_every_kind_of_change(pair: tuple[FileSystem, Fi
     await eventually(removed, "a file that another mount removed")
 
 
-@pytest.mark.xfail(strict=False, reason="the server does not watch what MkDir made for its author (metaserver/interest.py)")
 async def test_a_directory_that_was_just_made_is_watched(pair: tuple[FileSystem, FileSystem]) -> None:
     """Its maker takes it for empty without ever having read it."""
     one, other = pair

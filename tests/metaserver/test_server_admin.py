@@ -100,8 +100,8 @@ async def test_inode_info_names_paths_and_objects(tmp_path):
         ino = ino_of(await peer.create(b"f", parent=sub))
         first = (await peer.change(lease_ids=meta_pb2.LeaseIds(kind=2, count=2))).first
         pieces = [
-            meta_pb2.NewSlice(chunk=0, pos=0, slice=first, size=5 << 20, len=5 << 20),
-            meta_pb2.NewSlice(chunk=3, pos=8, slice=first + 1, size=2, len=2, data=b"hi"),
+            meta_pb2.NewSlice(chunk=3, pos=0, slice=first, size=5 << 20, len=5 << 20),
+            meta_pb2.NewSlice(chunk=0, pos=8, slice=first + 1, size=2, len=2, data=b"hi"),
         ]
         await peer.change(commit_slices=meta_pb2.CommitSlices(ino=ino, slices=pieces))
         await peer.change(setxattr=meta_pb2.SetXattr(ino=ino, name=b"user.a", value=b"1"))
@@ -110,8 +110,8 @@ async def test_inode_info_names_paths_and_objects(tmp_path):
         assert (list(info.paths), list(info.xattr_names), info.open_by) == ([b"/d/f"], [b"user.a"], 1)
         assert [chunk.index for chunk in info.chunks] == [0, 3]
         key = f"vol/chunks/0/0/{first}"
-        assert list(info.chunks[0].extents[0].objects) == [f"{key}_0_{4 << 20}", f"{key}_1_{1 << 20}"]
-        assert (info.chunks[1].extents[0].inline, list(info.chunks[1].extents[0].objects)) == (True, [])
+        assert (info.chunks[0].extents[0].inline, list(info.chunks[0].extents[0].objects)) == (True, [])
+        assert list(info.chunks[1].extents[0].objects) == [f"{key}_0_{4 << 20}", f"{key}_1_{1 << 20}"]
         assert (await stub.InodeInfo(admin_pb2.InodeInfoRequest(ino=ino))).attr == info.attr
         missing = stub.InodeInfo(admin_pb2.InodeInfoRequest(volume="vol", path=b"no"))
         assert (await refused(missing))[0] is Code.NOT_FOUND

@@ -1,8 +1,9 @@
 """commit_slices: written data becomes part of a file. Result: inode.
 
-The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given,
-that is in the delete queue, or that comes twice in an op); their objects are durable already. A slice of 0 makes a hole; a
-hole, too, grows the file to its end. An orphan may be written to: somebody has it open.
+The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given
+or that is in the delete queue); their objects are durable already. One slice may serve several places of one chunk: small
+writes share an object. A slice of 0 makes a hole; a hole, too, grows the file to its end. An orphan may be written to:
+somebody has it open.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from metaserver.core import birth, directory, extents, keys, usage, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
-from metaserver.core.model import CHUNK_BYTES, FILE_SIZE_MAX, INLINE_MAX, Extent
+from metaserver.core.model import CHUNK_BYTES, EXTENTS_MAX, FILE_SIZE_MAX, INLINE_MAX, INLINE_REACH, Extent
 from metaserver.core.permission import without_suid
 from metaserver.core.slices import put_chunk, release
 
@@ -76,7 +77,7 @@ def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settin
     """EINVAL for what cannot be, EFBIG beyond the largest file."""
     given = birth.counter(txn, keys.NEXT_SLICE)
     inline_bytes = 0
-    seen = set()
+    seen: dict[int, NewSlice] = {}
     for new in slices:
         if new.chunk >= _CHUNKS_MAX:
             raise FsError(errno.EFBIG, f"a file has at most {FILE_SIZE_MAX} bytes")
@@ -86,19 +87,25 @@ def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settin
             if new.data:
                 raise FsError(errno.EINVAL, "a hole has no bytes")
             continue
-        if new.slice in seen or new.slice >= given or txn.get(keys.doomed(new.slice)) is not None:
-            raise FsError(errno.EINVAL, f"slice {new.slice} was never given, was deleted, or comes twice")
-        seen.add(new.slice)
+        if new.slice >= given or txn.get(keys.doomed(new.slice)) is not None:
+            raise FsError(errno.EINVAL, f"slice {new.slice} was never given, or was deleted")
+        first = seen.get(new.slice)
+        if first is None:
+            seen[new.slice] = new
+        elif new.data or first.data or (first.chunk, first.size) != (new.chunk, new.size):
+            raise FsError(errno.EINVAL, f"slice {new.slice} comes twice: inline, or of another chunk or size")
         if new.size > CHUNK_BYTES or new.off + new.length > new.size:
             raise FsError(errno.EINVAL, f"slice {new.slice} of {new.size} bytes has no {new.length} at {new.off}")
         inline_bytes += len(new.data)
         if new.data and (len(new.data) != new.size or new.size > settings.inline_bytes or inline_bytes > INLINE_MAX):
             raise FsError(errno.EINVAL, f"slice {new.slice}: {len(new.data)} inline bytes of {new.size} are not allowed")
+        if new.data and (new.chunk or new.pos + new.length > INLINE_REACH * settings.inline_bytes):
+            raise FsError(errno.EINVAL, f"slice {new.slice}: inline bytes are for the start of a file only")
 
 
 def _lay(txn: ReadTxn, inode: Inode, slices: tuple[NewSlice, ...]) -> _Laid:
     chunks: dict[int, bytes] = {}
-    freed: list[Freed] = []
+    freed: dict[int, list[Freed]] = {}
     inline: dict[int, bytes] = {}
     allocated, size = 0, inode.size
     for new in slices:
@@ -107,10 +114,14 @@ def _lay(txn: ReadTxn, inode: Inode, slices: tuple[NewSlice, ...]) -> _Laid:
             value = txn.get(keys.chunk(inode.ino, new.chunk)) or extents.EMPTY
         extent = Extent(new.pos, new.length, new.slice, new.off, new.size, bool(new.data))
         after = extents.splice(value, extent)
+        if len(after.value) > len(value) and extents.check(after.value) > EXTENTS_MAX:
+            raise FsError(errno.EFBIG, f"chunk {new.chunk} is in more than {EXTENTS_MAX} pieces; copy the file")
         chunks[new.chunk] = after.value
-        freed += after.freed
+        freed.setdefault(new.chunk, []).extend(after.freed)
         allocated += after.allocated
         size = max(size, new.chunk * CHUNK_BYTES + new.pos + new.length)
         if new.data:
             inline[new.slice] = new.data
-    return _Laid(chunks, freed, inline, allocated, size)
+    # A slice that a later one of this op covered may have been laid again after that.
+    ended = [one for chunk, found in freed.items() for one in extents.still_free(chunks[chunk], found)]
+    return _Laid(chunks, ended, inline, allocated, size)

@@ -1,7 +1,7 @@
 """create: a regular file, and what open(O_CREAT) finds when the name exists.
 
-Result: inode, parent, existed. An existing directory is EISDIR, an existing symbolic link ELOOP (whoever follows links
-does so before); an existing file of any other type is the result.
+Result: inode, parent, existed, first (the entry's cookie). An existing directory is EISDIR, an existing symbolic link ELOOP
+(whoever follows links does so before); an existing file of any other type is the result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Create) -> Result:
     mode = 0o100000 | (op.mode & ~op.umask & 0o7777)
     born = birth.prepare(txn, ctx, parent, name, mode, cred, op.ino)
     birth.write(txn, ctx, born)
-    return Result(0, "", born.inode, born.parent)
+    return Result(0, "", born.inode, born.parent, first=born.cookie)
 
 
 def _existing(txn: ReadTxn, parent: Inode, entry: Dentry, exclusive: bool) -> Result:
@@ -44,4 +44,4 @@ def _existing(txn: ReadTxn, parent: Inode, entry: Dentry, exclusive: bool) -> Re
         raise FsError(errno.EISDIR, f"inode {inode.ino}")
     if inode.is_symlink:
         raise FsError(errno.ELOOP, f"inode {inode.ino} is a symbolic link")
-    return Result(inode=inode, parent=parent, existed=True)
+    return Result(inode=inode, parent=parent, existed=True, first=entry.cookie)

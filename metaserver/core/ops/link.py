@@ -43,4 +43,4 @@ def apply(txn: WriteTxn, ctx: Context, op: Link) -> Result:
     directory.put_entry(txn, op.parent, op.name, inode.ino, inode.mode >> 12, cookie)
     directory.store(txn, inode)
     directory.store(txn, parent)
-    return Result(0, "", inode, parent)
+    return Result(0, "", inode, parent, first=cookie)

@@ -20,4 +20,4 @@ def apply(txn: WriteTxn, ctx: Context, op: MkDir) -> Result:
     mode = 0o040000 | (op.mode & ~op.umask & 0o1777)
     born = birth.prepare(txn, ctx, parent, op.name, mode, op.cred, op.ino)
     birth.write(txn, ctx, born)
-    return Result(0, "", born.inode, born.parent)
+    return Result(0, "", born.inode, born.parent, first=born.cookie)

@@ -38,4 +38,4 @@ def apply(txn: WriteTxn, ctx: Context, op: MkNod) -> Result:
     rdev = op.rdev if kind in _DEVICES else 0
     born = birth.prepare(txn, ctx, parent, op.name, mode, op.cred, op.ino, rdev=rdev)
     birth.write(txn, ctx, born)
-    return Result(0, "", born.inode, born.parent)
+    return Result(0, "", born.inode, born.parent, first=born.cookie)

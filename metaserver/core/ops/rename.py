@@ -1,4 +1,5 @@
-"""rename: plain, RENAME_NOREPLACE, RENAME_EXCHANGE. Result: inode (moved), parent, parent2 (when another), other.
+"""rename: plain, RENAME_NOREPLACE, RENAME_EXCHANGE. Result: inode (moved), parent, parent2 (when another), other, first
+(the new cookie, when the entry comes from another directory).
 
 Precedence is that of renameat2(2) in Linux: EINVAL flags, both directories, EXDEV, EBUSY for dots, ENOENT of the source,
 EEXIST or ENOENT by the flags, EINVAL into the own subtree, ENOTEMPTY onto an ancestor, nothing to do when both names are
@@ -151,7 +152,7 @@ def _replace(txn: WriteTxn, ctx: Context, op: Rename, move: _Move) -> Result:
     target = directory.touched(target, ctx, subdirs=moved + lost, next_cookie=cookie + 1)
     directory.store(txn, source)
     directory.store(txn, target)
-    return Result(0, "", inode, source, target, victim)
+    return Result(0, "", inode, source, target, victim, first=cookie)
 
 
 def _exchange(txn: WriteTxn, ctx: Context, op: Rename, move: _Move) -> Result:

@@ -29,4 +29,4 @@ def apply(txn: WriteTxn, ctx: Context, op: SymLink) -> Result:
     born = birth.prepare(txn, ctx, parent, op.name, 0o120777, op.cred, op.ino, size=len(op.target))
     birth.write(txn, ctx, born)
     txn.put(keys.symlink(born.inode.ino), op.target)
-    return Result(0, "", born.inode, born.parent)
+    return Result(0, "", born.inode, born.parent, first=born.cookie)
