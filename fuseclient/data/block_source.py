@@ -102,10 +102,17 @@ class BlockSource:
             segments = known[first : last + 1]
             if None not in segments:
                 return cut(segments, start & _MASK, length)  # type: ignore[arg-type]  # just checked
-        if whole or ref.size <= _WHOLE_BYTES or 2 * length >= ref.size or (ref, 0, 0) in self._fetching:
-            whole_block = await asyncio.shield(self._fetch(ref, 0, 0))
-            return cut(whole_block[first : last + 1], start & _MASK, length)
-        return cut(await asyncio.shield(self._fetch(ref, first, last - first + 1)), start & _MASK, length)
+        try:
+            if whole or ref.size <= _WHOLE_BYTES or 2 * length >= ref.size or (ref, 0, 0) in self._fetching:
+                try:
+                    whole_block = await asyncio.shield(self._fetch(ref, 0, 0))
+                    return cut(whole_block[first : last + 1], start & _MASK, length)
+                except BlockCorrupt:
+                    pass  # what is asked for may be in a part that is whole
+            return cut(await asyncio.shield(self._fetch(ref, first, last - first + 1)), start & _MASK, length)
+        except BlockCorrupt as error:
+            _log.error("a block in the object store is damaged", key=self._key(ref), error=str(error))
+            raise FsError(errno.EIO, f"{self._key(ref)}: {error}") from error
 
     def prefetch(self, ref: BlockRef) -> bool:
         """Begin to fetch a block that will be wanted; failures show when it is. False: it is here or on its way."""
@@ -196,9 +203,6 @@ class BlockSource:
                 return await loop.run_in_executor(self._threads, load, *args)
             except ObjectMissing:
                 raise
-            except BlockCorrupt as error:
-                _log.error("a block in the object store is damaged", wanted=str(args), error=str(error))
-                raise FsError(errno.EIO, str(error)) from error
             except ObjectStoreError as error:
                 if not error.transient or self._clock.time() + delay_s > deadline_s:
                     _log.error("cannot read from the object store", wanted=str(args), error=str(error))

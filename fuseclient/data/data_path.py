@@ -100,6 +100,7 @@ class StoreDataPath:
             closing = file.close()
             if closing is not None:
                 await closing
+        await self._uploader.settle()
         await self._source.close()
         self._upload_threads.shutdown(wait=False)
         self._read_threads.shutdown(wait=False)
@@ -141,7 +142,8 @@ class StoreDataPath:
             self.on_commit(attr)
 
     def _closed(self, file: StoredFile) -> None:
-        self._files.pop(file.ino, None)
+        if self._files.get(file.ino) is file:
+            del self._files[file.ino]
         self._due_s.pop(file, None)
 
     # draining

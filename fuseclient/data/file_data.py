@@ -1,7 +1,8 @@
 """The contents of one file, as data_api.FileData asks: a writer, a reader and the maps, and the one size they agree on.
 
 The size is the end of what is committed (`_committed`, from the newest attributes) or of what is dirty, whichever is
-further. Attributes older than what is known (by data_version) change nothing.
+further. Attributes older than what is known (by data_version) change nothing. After `truncate` the size stays as it was cut
+until the file system, which tells the metadata service, comes back with `refresh`, whether that succeeded or not.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class StoredFile:
         self._committed = fields.size
         self._hooks = hooks
         self._primable = True
+        self._resizing = False  # truncated here; the metadata service does not know yet
         self._maps = ChunkMaps(self.ino, fields.data_version, service, self._newer)
         told = WriterHooks(lambda: hooks.dirtied(self), hooks.pressed, self._committed_now)
         self._writer = Writer(self.ino, settings, service, uploader, budget, now_ns, told)
@@ -97,12 +99,14 @@ class StoredFile:
     async def truncate(self, size: int) -> None:
         await self._writer.cut(size)
         self._committed = size
+        self._resizing = True
 
     def refresh(self, attr: Attr) -> None:
         fields = attr.fields
         self._primable = fields.data_version >= self._maps.version
         if not self._primable:
             return  # an answer that was overtaken
+        self._resizing = False
         self._committed = fields.size
         if fields.data_version != self._maps.version:
             self._maps.drop(fields.data_version)
@@ -119,14 +123,8 @@ class StoredFile:
         return self._seek(offset, want_data=whence == os.SEEK_DATA)
 
     def close(self) -> Awaitable[None] | None:
-        if self._writer.dirty:
-            return self._give_up()
         self._hooks.closed(self)
-        return None
-
-    async def _give_up(self) -> None:
-        await self._writer.abandon()
-        self._hooks.closed(self)
+        return self._writer.abandon() if self._writer.dirty else None
 
     async def _seek(self, offset: int, *, want_data: bool) -> int:
         while offset < self.size:
@@ -165,13 +163,18 @@ class StoredFile:
         """Attributes that came with maps: only newer ones say something, the maps are stored by the caller."""
         fields = attr.fields
         if fields.data_version > self._maps.version:
-            self._committed = fields.size
+            self._resize(fields.size)
             self._maps.drop(fields.data_version)
+
+    def _resize(self, size: int) -> None:
+        """Take a size that came with other news; between a truncate and the refresh that ends it, it is the one from before."""
+        if not self._resizing:
+            self._committed = size
 
     def _committed_now(self, attr: Attr) -> None:
         fields = attr.fields
         if fields.data_version >= self._maps.version:
-            self._committed = fields.size
+            self._resize(fields.size)
             self._maps.drop(fields.data_version)
         else:
             self._maps.drop(self._maps.version)  # a newer version is known already; the maps were fetched before the commit

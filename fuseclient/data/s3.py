@@ -260,8 +260,8 @@ def _translated(error: Exception, doing: str, key: str | None = None) -> ObjectS
     if key is not None and code in _MISSING:
         return ObjectMissing(key)
     text = f"cannot {doing}: {code} {error.response.get('Error', {}).get('Message', '')}".rstrip()
-    if code in _DENIED or status in (401, 403):
-        return ObjectDenied(text)
     if code in _FULL or status == 507:
         return ObjectStoreFull(text)
+    if code in _DENIED or status in (401, 403):
+        return ObjectDenied(text)
     return ObjectStoreError(text, transient=code in _TRANSIENT or status >= 500 or status in (408, 429))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -19,7 +19,7 @@ from fuseclient.data.object_store import ObjectDenied, ObjectStoreError, ObjectS
 from fuseclient.errors import FsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
 
     from fuseclient.clock import Clock
@@ -50,6 +50,7 @@ class Uploader:
         self._cache = cache
         self._threads = threads
         self._clock = clock
+        self._behind: set[asyncio.Task[None]] = set()
         self.uploaded_bytes = 0
         self.retries = 0
 
@@ -73,6 +74,18 @@ class Uploader:
                 self.retries += 1
                 await self._clock.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, _BACKOFF_MAX_S)
+
+    def behind(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something that nobody needs to wait for, except `settle` at the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+        return task
+
+    async def settle(self) -> None:
+        """Wait for what is done behind."""
+        while self._behind:
+            await asyncio.wait(self._behind)
 
     def _put(self, key: str, payload: bytearray) -> None:
         parts = block.encode(payload)

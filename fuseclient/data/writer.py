@@ -72,7 +72,6 @@ class Writer:
         self._kill_priv = False
         self._failed = False
         self._last_attr: Attr | None = None
-        self._discards: set[asyncio.Task[None]] = set()
         self.dirty = DirtyFile(settings.block_bytes, settings.inline_bytes)
         self.mtime_ns = 0
 
@@ -132,10 +131,8 @@ class Writer:
             runs = self.dirty.all_runs()
             self.dirty.clear()
             self._failed = False
-            for run in runs:
-                self._discard(run)
-        if self._discards:
-            await asyncio.wait(self._discards)
+            discards = [self._discard(run) for run in runs]
+        await asyncio.gather(*discards)
 
     # uploads
 
@@ -199,12 +196,10 @@ class Writer:
                 self._hooks.pressed()
             await self._budget.changed()
 
-    def _discard(self, run: Run) -> None:
+    def _discard(self, run: Run) -> asyncio.Task[None]:
         """Let go of a run that will never be committed; its objects too, once its uploads have ended."""
-        task = asyncio.get_running_loop().create_task(self._discard_objects(run))
-        self._discards.add(task)
-        task.add_done_callback(self._discards.discard)
         self._budget.give(run.length - run.frozen)  # frozen blocks leave the budget when their upload ends
+        return self._uploader.behind(self._discard_objects(run))
 
     async def _discard_objects(self, run: Run) -> None:
         await _uploaded([run])
