@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import os
 import signal
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 import uvloop
@@ -37,13 +36,11 @@ from fuseclient.meta_client import MetaClient
 from fuseclient.slice_service import MetaSliceService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from fuseclient.data.object_store import ObjectStore
     from fuseclient.volume_url import VolumeUrl
-
-DRIVERS: Final = ("kernel", "pyfuse3")
 
 #: Options of mount(8) and what they set in kernel_mount.MountOptions.
 _OPTIONS: Final = {
@@ -84,16 +81,16 @@ class MountConfig:
         if unknown:
             known = ", ".join(sorted(_OPTIONS))
             raise ClientError(f"there is no mount option {', '.join(unknown)}; known are {known}", exit_code=2)
-        chosen = dict(_OPTIONS[option] for option in self.options)
         # Another user's programs may look in only where root, or /etc/fuse.conf, allows it.
-        chosen.setdefault("allow_other", os.geteuid() == 0)
-        return dataclasses.replace(kernel_mount.MountOptions(fsname=str(self.url)), **chosen)
+        chosen: dict[str, Any] = {"allow_other": os.geteuid() == 0}
+        chosen.update(_OPTIONS[option] for option in self.options)
+        return kernel_mount.MountOptions(fsname=str(self.url), **chosen)
 
 
 def run_mount(config: MountConfig, ready: Callable[[], None]) -> int:
     """Mount and serve until it is unmounted; the exit code. `ready` is called when it answers. Raises ClientError."""
-    if config.driver not in DRIVERS:
-        raise ClientError(f"there is no driver {config.driver!r}; use {' or '.join(DRIVERS)}", exit_code=2)
+    if config.driver not in _DRIVERS:
+        raise ClientError(f"there is no driver {config.driver!r}; use {' or '.join(_DRIVERS)}", exit_code=2)
     options = config.mount_options()
     kernel_mount.check_mountpoint(config.mountpoint, options)  # before anything is started
     gc.set_threshold(50_000, 20, 50)
@@ -118,10 +115,14 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
         meta.on_deletes_waiting = deletes.wake
         deletes.start()
         stack.push_async_callback(deletes.close)
-        if config.driver == "kernel":
-            await _serve_kernel(config, options, files, ready)
-        else:
-            await _serve_pyfuse3(config, options, files, ready)
+
+        def announce() -> None:
+            log.info("mounted", url=str(config.url), mountpoint=str(config.mountpoint), driver=config.driver)
+            ready()
+
+        async with _DRIVERS[config.driver](config, options, files) as driver:
+            await _serve_driver(driver, announce)
+            log.info("unmounted", mountpoint=str(config.mountpoint))
     return 0
 
 
@@ -153,45 +154,59 @@ def _data_path(config: MountConfig, meta: MetaClient, store: ObjectStore, stack:
     return StoreDataPath(store, MetaSliceService(meta), settings, cache=cache)
 
 
-async def _serve_kernel(
-    config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem, ready: Callable[[], None]
-) -> None:
+class Driver(Protocol):
+    """What the two drivers have in common."""
+
+    ready: asyncio.Event
+
+    async def serve(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def _kernel_driver(config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem) -> AsyncIterator[Driver]:
     mounted = await asyncio.to_thread(kernel_mount.mount, config.mountpoint, options)
     try:
         driver = KernelDriver(mounted.fd, files, unmount=mounted.unmount)
-        serving = asyncio.create_task(driver.serve(), name="kernel driver")
-        stopping: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: stopping.append(loop.create_task(driver.stop())))
-        await _until_ready(driver, serving)
-        mounted.set_read_ahead()
-        log.info("mounted", url=str(config.url), mountpoint=str(config.mountpoint))
-        ready()
-        gc.collect()
-        gc.freeze()  # what a start builds stays
-        await serving
-        for task in stopping:
-            await task
-        log.info("unmounted", mountpoint=str(config.mountpoint))
+        reading_ahead = asyncio.create_task(_read_ahead(driver, mounted))
+        yield driver
+        reading_ahead.cancel()
     finally:
         with contextlib.suppress(ClientError):
             await asyncio.to_thread(mounted.unmount)
         mounted.close()
 
 
-async def _until_ready(driver: KernelDriver, serving: asyncio.Task[None]) -> None:
+async def _read_ahead(driver: KernelDriver, mounted: kernel_mount.Mount) -> None:
+    await driver.ready.wait()
+    mounted.set_read_ahead()
+
+
+@contextlib.asynccontextmanager
+async def _pyfuse3_driver(config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem) -> AsyncIterator[Driver]:
+    from fuseclient.pyfuse3_driver import Pyfuse3Driver
+
+    yield Pyfuse3Driver(config.mountpoint, files, options)
+
+
+_DRIVERS: Final = {"kernel": _kernel_driver, "pyfuse3": _pyfuse3_driver}
+
+
+async def _serve_driver(driver: Driver, ready: Callable[[], None]) -> None:
+    """Until the mount is gone, or a signal ends it."""
+    serving = asyncio.create_task(driver.serve(), name="fuse driver")
+    stopping: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: stopping.append(loop.create_task(driver.stop())))
     waiting = asyncio.create_task(driver.ready.wait())
     await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
+    if waiting.done():
+        ready()
+        gc.collect()
+        gc.freeze()  # what a start builds stays
+    else:
         waiting.cancel()
-        await serving
-        raise ClientError("the kernel ended the mount before it began")
-
-
-async def _serve_pyfuse3(
-    config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem, ready: Callable[[], None]
-) -> None:
-    from fuseclient.pyfuse3_driver import serve
-
-    await serve(files, config.mountpoint, options, ready)
+    await serving
+    for task in stopping:
+        await task

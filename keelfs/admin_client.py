@@ -90,15 +90,11 @@ class AdminClient:
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ClientError(f"the server at {self.address} did not answer in time", exit_code=ExitCode.UNAVAILABLE)
-        number = next((str(value) for key, value in _pairs(error) if key == "keelfs-errno"), "")
+        trailers: Any = error.trailing_metadata() or ()
+        number = next((str(value) for key, value in trailers if key == "keelfs-errno"), "")
         name = _errno.errorcode.get(int(number), "") if number.isdigit() else ""
         text = error.details() or code.name
         return ClientError(f"{text} ({name})" if name else text, exit_code=_EXIT.get(code, ExitCode.FAILURE))
-
-
-def _pairs(error: grpc.RpcError) -> list[tuple[str, str | bytes]]:
-    """What the server said beside the status."""
-    return list(error.trailing_metadata() or ())
 
 
 @contextmanager
