@@ -31,7 +31,9 @@ def wait_for(condition: Callable[[], object], what: str, deadline_s: float = DEA
 def keelfs(*arguments: object, check: bool = True, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would."""
     command = [sys.executable, "-m", "keelfs", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, text=True, timeout=120, **kwargs
+    )
     assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}"
     return done
 
