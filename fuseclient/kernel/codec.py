@@ -24,6 +24,7 @@ Frame: TypeAlias = memoryview
 Decoder: TypeAlias = "Callable[[Frame, int], Any]"
 
 _START: Final = p.IN_HEADER_BYTES
+_new: Any = tuple.__new__  # half the cost of a NamedTuple's own constructor; the number of fields is checked once, below
 
 
 class ProtocolError(Exception):
@@ -245,12 +246,12 @@ def _fixed(request: Any, layout: struct.Struct) -> Decoder:
     """A request that is its layout."""
     least = _START + layout.size
     unpack = layout.unpack_from
-    make = request._make
+    assert len(request._fields) == len(unpack(bytes(layout.size)))
 
     def decode(frame: Frame, end: int) -> Any:
         if end < least:
             raise _short(request.__name__, end, least)
-        return make(unpack(frame, _START))
+        return _new(request, unpack(frame, _START))
 
     return decode
 
@@ -259,24 +260,25 @@ def _fixed_and_name(request: Any, layout: struct.Struct) -> Decoder:
     """A layout, then one name."""
     start = _START + layout.size
     unpack = layout.unpack_from
-    make = request._make
+    assert len(request._fields) == len(unpack(bytes(layout.size))) + 1
 
     def decode(frame: Frame, end: int) -> Any:
         if end <= start:
             raise _short(request.__name__, end, start + 1)
-        name = bytes(frame[start:end])
+        name = frame[start:end].tobytes()
         if name.find(0) != end - start - 1:
             raise ProtocolError(f"{request.__name__}: the name does not end with the only NUL")
-        return make((*unpack(frame, _START), name[:-1]))
+        return _new(request, (*unpack(frame, _START), name[:-1]))
 
     return decode
 
 
 def _named(frame: Frame, end: int) -> Named:
-    name = bytes(frame[_START:end])
+    name = frame[_START:end].tobytes()
     if name.find(0) != end - _START - 1 or not name:
         raise ProtocolError("the name does not end with the only NUL")
-    return Named(name[:-1])
+    found: Named = _new(Named, (name[:-1],))
+    return found
 
 
 def _empty(frame: Frame, end: int) -> Empty:

@@ -17,7 +17,6 @@ import errno
 import functools
 import logging
 import os
-import select
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fuseclient.errors import ClientError, FsError
@@ -51,6 +50,11 @@ _BUFFER_BYTES: Final = MAX_WRITE_BYTES + p.IN_HEADER_BYTES + p.WRITE_IN.size + 4
 _READ_AGAIN: Final = frozenset((errno.EINTR, errno.ENOENT))  # ENOENT: the request was withdrawn while it was copied
 _GONE: Final = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EPERM))
 _LOOK_AGAIN_S: Final = 0.25
+_BATCHES_TO_GROW: Final = 4
+_CALLERS_MAX: Final = 1024
+_readv = os.readv
+_write = os.write
+_unpack_header = p.IN_HEADER.unpack_from
 _PIECES_MAX: Final = 1000  # the kernel takes at most 1024 in one write
 
 
@@ -95,6 +99,10 @@ class KernelDriver:
             Opcode.DESTROY: self._on_destroy,
             Opcode.NOTIFY_REPLY: self._ignore,
         }
+        self._root = self._port.root
+        self._callers: dict[tuple[int, int, int], Caller] = {}
+        self._batch = 1
+        self._full_batches = 0
         self._requests = [0] * (max(Opcode) + 1)
         self._pending: dict[int, Pending] = {}
         self._left: set[asyncio.Future[Any]] = set()
@@ -114,16 +122,11 @@ class KernelDriver:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         os.set_blocking(self._fd, False)
-        # The loop watches an epoll descriptor that watches the mount's: an unmount shows as an error state, which a loop may
-        # report as a failure of the watch (uvloop) and not as something to read; through epoll it is always readable.
-        watch = select.epoll()
-        watch.register(self._fd, select.EPOLLIN)
-        self._loop.add_reader(watch.fileno(), self._on_readable)
+        self._loop.add_reader(self._fd, self._on_readable)
         try:
             await self._ended
         finally:
-            self._loop.remove_reader(watch.fileno())
-            watch.close()
+            self._loop.remove_reader(self._fd)
             await self._wind_up()
 
     async def stop(self) -> None:
@@ -176,15 +179,16 @@ class KernelDriver:
     # --- requests
 
     def _on_readable(self) -> None:
-        fd, vector = self._fd, self._vector
-        ended = self._ended
+        """Read a few requests. An attempt that finds none costs more than a turn of the loop, so how many are tried follows
+        how many there were: one after the other for a lone caller, many at once under load."""
+        fd, vector, ended = self._fd, self._vector, self._ended
         assert ended is not None
-        for _ in range(self._options.requests_per_wake):
-            if ended.done():
-                return
+        for taken in range(self._batch):
             try:
-                size = os.readv(fd, vector)
+                size = _readv(fd, vector)
             except BlockingIOError:
+                self._batch = taken or 1
+                self._full_batches = 0
                 return
             except OSError as failure:
                 if failure.errno in _READ_AGAIN:
@@ -192,11 +196,17 @@ class KernelDriver:
                 self._end(None if failure.errno in _GONE else failure)
                 return
             self._receive(size)
+            if ended.done():
+                return
+        self._full_batches += 1
+        if self._full_batches == _BATCHES_TO_GROW:
+            self._full_batches = 0
+            self._batch = min(self._batch + 1, self._options.requests_per_wake)
 
     def _receive(self, size: int) -> None:
         """One request. Never raises: what cannot be read as a request is counted, and answered if it has a number."""
         try:
-            length, opcode, unique, nodeid, uid, gid, pid, units = p.IN_HEADER.unpack_from(self._buffer)
+            length, opcode, unique, nodeid, uid, gid, pid, units = _unpack_header(self._buffer)
             if length != size or size < p.IN_HEADER_BYTES:
                 raise ProtocolError(f"a request says that it has {length} bytes, {size} were read")
             route = self._routes.get(opcode)
@@ -206,27 +216,39 @@ class KernelDriver:
             self._requests[opcode] += 1
             request = route.decode(self._frame, codec.body_end(size, units) if units else size)
         except ProtocolError as error:
-            self._malformed += 1
-            log.warning("unreadable request: %s", error)
-            if size >= p.IN_HEADER_BYTES:
-                self._send_error(unique, errno.EIO)
-            elif size == 0:  # the other end is closed; the kernel's device never says so, a stand-in's socket does
-                self._end(None)
+            self._reject(error, size)
             return
         except Exception:  # of the few requests that the driver handles itself
             self._failures += 1
             log.exception("request %d failed", opcode)
             return
-        port = self._port
-        ino = port.root if nodeid == p.ROOT_ID else nodeid
         try:
-            value = route.call(port, ino, request, Caller(uid, gid, pid))
+            ino = self._root if nodeid == p.ROOT_ID else nodeid
+            value = route.call(self._port, ino, request, self._caller(uid, gid, pid))
             if getattr(value, "__await__", None) is None:
-                self._send(unique, route, ino, value, route.encode(port, unique, request, value))
+                self._send(unique, route, ino, value, route.encode(self._port, unique, request, value))
             else:
                 self._answer_later(unique, route, ino, request, pid, value)
         except Exception as error:
             self._refuse(unique, route, error)
+
+    def _reject(self, error: ProtocolError, size: int) -> None:
+        self._malformed += 1
+        log.warning("unreadable request: %s", error)
+        if size >= p.IN_HEADER_BYTES:
+            self._send_error(_unpack_header(self._buffer)[2], errno.EIO)
+        elif size == 0:  # the other end is closed; the kernel's device never says so, a stand-in's socket does
+            self._end(None)
+
+    def _caller(self, uid: int, gid: int, pid: int) -> Caller:
+        """Who asks, remembered: a program asks many times."""
+        key = (uid, gid, pid)
+        caller = self._callers.get(key)
+        if caller is None:
+            if len(self._callers) >= _CALLERS_MAX:
+                self._callers.clear()
+            caller = self._callers[key] = Caller(uid, gid, pid)
+        return caller
 
     def _answer_later(self, unique: int, route: Route, ino: int, request: Any, pid: int, awaitable: Awaitable[Any]) -> None:
         # A future needs no task of its own, and one that is done not even a turn of the loop.
@@ -262,7 +284,7 @@ class KernelDriver:
     def _send(self, unique: int, route: Route, ino: int, value: Any, reply: Reply) -> None:
         try:
             if reply.__class__ is bytes:
-                os.write(self._fd, reply)
+                _write(self._fd, reply)
             elif len(reply) <= _PIECES_MAX:
                 os.writev(self._fd, reply)  # type: ignore[arg-type]
             else:

@@ -339,6 +339,25 @@ def test_invalidations_of_what_the_kernel_does_not_hold_are_not_sent(mnt: LiveMo
     wait_until(lambda: mnt.stats()["notifications_unknown"] == 1, "the name was not in the cache")
 
 
+def test_when_names_overflow_the_kernel_looks_every_name_up_anew(live: Callable[..., LiveMount]) -> None:
+    mnt = live(ttl_s=3600)
+    file = mnt.path / "file"
+    file.touch()
+    assert mnt.driver is not None
+    assert mnt.driver.agreed is not None
+    if mnt.driver.agreed.minor < 44:
+        pytest.skip("needs FUSE 7.44 (Linux 6.16)")
+    lookups = mnt.stats()["lookup"]
+    file.stat()
+    assert mnt.stats()["lookup"] == lookups
+    notifier = mnt.driver._notifier
+    notifier._entries_max = 2
+    mnt.on_loop(lambda: [notifier.invalidate_entry(mnt.toy.root, b"%d" % k) for k in range(5)])
+    wait_until(lambda: mnt.stats()["notifications_sent"] == 2, "the epoch, and the root's listing")
+    file.stat()
+    assert mnt.stats()["lookup"] == lookups + 1
+
+
 def test_an_invalidation_while_the_directory_is_locked_blocks_nobody(mnt: LiveMount) -> None:
     """The kernel holds the directory's lock during a lookup that hangs; the notification waits for it, the loop does not."""
     kernel = mnt.toy.kernel
