@@ -370,7 +370,7 @@ def encode_attr(inode: Inode) -> bytes:
     return ATTR.pack(
         ino,
         size,
-        (allocated + 511) >> 9,
+        ((allocated + 4095) >> 12) << 3,
         atime_ns // _NS,
         mtime_ns // _NS,
         ctime_ns // _NS,

@@ -7,7 +7,7 @@ so a client hands them on without touching them. What follows is ours.
     offset  type  field
     0       u64   ino
     8       u64   size         bytes
-    16      u64   blocks       512-byte units that are allocated, as st_blocks
+    16      u64   blocks       what is allocated, charged in units of 4 KiB, in 512-byte units as st_blocks
     24      i64   atime_s      seconds; the nanoseconds follow below
     32      i64   mtime_s
     40      i64   ctime_s

@@ -138,7 +138,7 @@ def test_attributes_keep_their_values(atime, allocated, ino, xattr_bytes):
     fields = ATTR.unpack(raw)
     assert fields[0] == ino
     assert fields[1] == 12345
-    assert fields[2] == -(-allocated // 512)
+    assert fields[2] == -(-allocated // 4096) * 8
     assert 0 <= fields[6] < 10**9
     assert fields[3] * 10**9 + fields[6] == atime
     assert (fields[20] & NO_XATTRS == 0) == (xattr_bytes > 0)
