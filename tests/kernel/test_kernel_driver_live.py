@@ -352,7 +352,12 @@ def test_when_names_overflow_the_kernel_looks_every_name_up_anew(live: Callable[
     assert mnt.stats()["lookup"] == lookups
     notifier = mnt.driver._notifier
     notifier._entries_max = 2
-    mnt.on_loop(lambda: [notifier.invalidate_entry(mnt.toy.root, b"%d" % k) for k in range(5)])
+
+    def overflow() -> None:
+        for k in range(5):
+            notifier.invalidate_entry(mnt.toy.root, b"%d" % k)
+
+    mnt.on_loop(overflow)
     wait_until(lambda: mnt.stats()["notifications_sent"] == 2, "the epoch, and the root's listing")
     file.stat()
     assert mnt.stats()["lookup"] == lookups + 1
