@@ -93,7 +93,7 @@ class AdminClient:
         trailers: Any = error.trailing_metadata() or ()
         number = next((str(value) for key, value in trailers if key == "keelfs-errno"), "")
         name = _errno.errorcode.get(int(number), "") if number.isdigit() else ""
-        text = error.details() or code.name
+        text = (error.details() or code.name).removeprefix(f"{name}: ")
         return ClientError(f"{text} ({name})" if name else text, exit_code=_EXIT.get(code, ExitCode.FAILURE))
 
 

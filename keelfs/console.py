@@ -6,6 +6,7 @@ by rich).
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,16 @@ def size_text(size: int) -> str:
             return f"{value:.0f} {unit}" if value == int(value) or unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError
+
+
+def time_text(ns: int) -> str:
+    """Nanoseconds since the epoch as people read them, in UTC."""
+    seconds, rest = divmod(ns, 10**9)
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{ns} ns"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{rest:09d} UTC"
 
 
 def progress(description: str) -> Progress:

@@ -34,6 +34,7 @@ _SKIP: Final = {
     ".ruff_cache",
     ".pytest_cache",
     ".hypothesis",
+    "peers-state",
     "site-packages",
     "test",
 }
@@ -52,13 +53,17 @@ def run(directory: Path | None) -> None:
 
 
 def _demonstrate(directory: Path) -> None:
-    source = source_tree()
     mountpoint = directory / "mnt"
+    source = directory / "original"
+    if source.exists():
+        raise ClientError(f"{directory} holds a demonstration already; remove it, or name another directory")
+    with step(f"set a copy of {source_tree()} aside, to compare with"):
+        unpack(source_tree(), source)  # somebody may be working on the tree itself
     with Embedded(directory / "keelfs", mountpoint) as running:
         with step("start a metadata server, make a volume, mount it"):
             running.start()
         tree = mountpoint / "tree"
-        with step(f"unpack {source} onto the mount"):
+        with step("unpack it onto the mount"):
             count = unpack(source, tree)
         with step(f"compare the checksums of {count} files with the original"):
             compare(source, tree)
@@ -94,7 +99,7 @@ def source_tree() -> Path:
 
 def unpack(source: Path, target: Path) -> int:
     """Copy the tree with tar, as anybody would; the number of files."""
-    target.mkdir()
+    target.mkdir(parents=True)
     excludes = [f"--exclude={name}" for name in sorted(_SKIP)]
     packing = subprocess.Popen(["tar", "-C", str(source), *excludes, "-cf", "-", "."], stdout=subprocess.PIPE)
     try:

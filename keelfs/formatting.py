@@ -6,9 +6,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from fuseclient.data.object_store import ObjectStoreError
+from fuseclient.data.object_store import ObjectDenied, ObjectStoreError
 from fuseclient.data.stores import open_store
 from fuseclient.errors import ClientError
+from keelfs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from keelfs.admin_client import AdminClient
@@ -23,8 +24,11 @@ def check_store(store: str) -> None:
             opened.probe()
         finally:
             opened.close()
+    except ValueError as error:
+        raise ClientError(f"--store is wrong: {error}", exit_code=ExitCode.USAGE) from error
     except ObjectStoreError as error:
-        raise ClientError(f"the object store does not work: {error}") from error
+        code = ExitCode.DENIED if isinstance(error, ObjectDenied) else ExitCode.FAILURE
+        raise ClientError(f"the object store does not work: {error}", exit_code=code) from error
 
 
 def create_volume(client: AdminClient, name: str, settings: dict[str, Any]) -> admin_pb2.Volume:

@@ -21,6 +21,7 @@ app = typer.Typer(
     help="A POSIX file system for clusters: replicated metadata, data in object storage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help texts are plain: [/subdir] is no markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -64,7 +64,7 @@ def server_admin_address(server: str, override: str) -> str:
 def _server_address(server: str) -> Address:
     if server.startswith(SCHEME):
         return parse_address(server[len(SCHEME) :].partition("/")[0].split(",")[0])
-    if "/" in server or server in (".", ".."):
+    if "/" in server or os.path.lexists(server):
         mount = mount_of(Path(server))
         if mount is None:
             raise ClientError(f"{server} is not on a KeelFS mount; name a keel:// URL or host:port", exit_code=ExitCode.USAGE)

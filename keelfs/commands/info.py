@@ -13,7 +13,7 @@ from fuseclient.attr import Attr
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
-from keelfs.console import emit_fields, emit_json, emit_table, size_text
+from keelfs.console import emit_fields, emit_json, emit_table, size_text, time_text
 from keelfs.exit_codes import ExitCode
 from keelfs.target import mount_of, server_admin_address, url_of
 
@@ -70,9 +70,15 @@ def describe(reply: admin_pb2.InodeInfoReply) -> dict[str, Any]:
 
 def _show(facts: dict[str, Any]) -> None:
     hidden = {"chunks", "paths", "truncated"}
-    emit_fields((name, value) for name, value in facts.items() if name not in hidden and value not in (None, []))
-    for path in facts["paths"]:
-        emit_fields([("path", path)])
+    fields = [("path", path) for path in facts["paths"]]
+    for name, value in facts.items():
+        if name in hidden or value in (None, []):
+            continue
+        if name.endswith("_ns"):
+            fields.append((name.removesuffix("_ns"), time_text(value)))
+        else:
+            fields.append((name, ", ".join(value) if isinstance(value, list) else value))
+    emit_fields(fields)
     rows = [
         (
             chunk["index"],

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from keelfs.admin_client import admin
 from keelfs.console import emit_fields, emit_json, emit_table, size_text
 from keelfs.target import server_admin_address
+
+if TYPE_CHECKING:
+    from protos import admin_pb2
+
+
+def describe(reply: admin_pb2.StatusReply) -> dict[str, Any]:
+    """A server as JSON (schema in docs/OPERATING.md): the reply's own fields, numbers as numbers."""
+    facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "sessions"}
+    facts["sessions"] = [{f.name: getattr(session, f.name) for f in session.DESCRIPTOR.fields} for session in reply.sessions]
+    return facts
 
 
 def status(
@@ -23,7 +32,7 @@ def status(
     with admin(server_admin_address(server, admin_at)) as client:
         reply = client.status()
     if as_json:
-        emit_json(MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+        emit_json(describe(reply))
         return
     emit_fields(
         (

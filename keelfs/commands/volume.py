@@ -9,7 +9,7 @@ import typer
 
 from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
-from keelfs.console import emit_fields, emit_json, emit_table, say, size_text
+from keelfs.console import emit_fields, emit_json, emit_table, say, size_text, time_text
 from keelfs.quantity import parse_size
 from keelfs.target import server_admin_address
 
@@ -45,7 +45,10 @@ def _show(volume: admin_pb2.Volume, as_json: bool) -> None:
         return
     sizes = {"bytes_used", "capacity_bytes", "block_bytes", "inline_bytes"}
     flat = {**{k: v for k, v in facts.items() if k != "settings"}, **facts["settings"]}
-    emit_fields((name, size_text(value) if name in sizes and value else value) for name, value in flat.items())
+    flat = {"created" if k == "created_ns" else k: time_text(v) if k == "created_ns" else v for k, v in flat.items()}
+    for limit in ("capacity_bytes", "capacity_inodes"):
+        flat[limit] = flat.get(limit) or "no limit"
+    emit_fields((name, size_text(value) if name in sizes and isinstance(value, int) else value) for name, value in flat.items())
 
 
 def format_volume(
