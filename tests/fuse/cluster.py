@@ -96,6 +96,7 @@ class Cluster:
 
     def __init__(self, home: Path, store: str = "", env: dict[str, str] | None = None, *server_options: str) -> None:
         self.home = home
+        home.chmod(0o755)  # other users walk through it in the permission tests
         self.store = store or f"file://{home}/objects"
         self.env = env
         self.address = f"127.0.0.1:{free_port_pair()}"
