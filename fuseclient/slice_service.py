@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Below docs/WIRE.md's limits for one request.
 COMMIT_SLICES_MAX: Final = 1024
-COMMIT_BYTES_MAX: Final = 1 << 20
+COMMIT_BYTES_MAX: Final = 64 << 10
 
 
 class _Requests(Protocol):

@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
-from fuseclient.data.slices import CHUNK_BYTES
+from fuseclient.data.slices import CHUNK_BYTES, INLINE_REACH
 
 if TYPE_CHECKING:
     import asyncio
@@ -251,8 +251,11 @@ class DirtyFile:
         if not runs:
             del self._open[run.chunk]
         self._sealed.setdefault(run.chunk, []).append(run)
-        if run.frozen or run.length > self._inline_bytes:
+        if run.frozen or not self._may_be_inline(run):
             self._freeze(run, run.length)
+
+    def _may_be_inline(self, run: Run) -> bool:
+        return not run.chunk and run.length <= self._inline_bytes and run.end <= INLINE_REACH * self._inline_bytes
 
     def _freeze(self, run: Run, upto: int) -> None:
         first = -(-run.frozen // self._block_bytes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fuseclient.attr import Attr
 
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES: Final = 64 << 20
+#: Inline slices end within this many times `inline_bytes` from the start of a file; others are refused.
+INLINE_REACH: Final = 16
 
 
 class Extent(NamedTuple):

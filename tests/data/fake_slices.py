@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from fuseclient.attr import Attr, AttrFields
-from fuseclient.data.slices import CHUNK_BYTES, ChunkMap, Extent, NewSlice
+from fuseclient.data.slices import CHUNK_BYTES, INLINE_REACH, ChunkMap, Extent, NewSlice
 from fuseclient.errors import FsError
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ INO = 77
 class FakeSlices:
     """Files by inode; unknown inodes are empty files."""
 
-    def __init__(self) -> None:
+    def __init__(self, inline_bytes: int = 512) -> None:
+        self.inline_bytes = inline_bytes
         self.version = 1
         self.next_slice = 1000
         self.sizes: dict[int, int] = {}
@@ -86,7 +87,8 @@ class FakeSlices:
             assert one.length > 0
             assert one.off + one.length <= one.size <= CHUNK_BYTES
             assert one.pos + one.length <= CHUNK_BYTES
-            assert not one.data or len(one.data) == one.size
+            assert not one.data or len(one.data) == one.size <= self.inline_bytes
+            assert not one.data or (not one.chunk and one.pos + one.length <= INLINE_REACH * self.inline_bytes)
             if one.data:
                 self.inline[one.slice] = one.data
             self._lay(ino, one)

@@ -15,6 +15,7 @@ from fuseclient.data.block import SEGMENT_BYTES
 from fuseclient.data.data_path import StoreDataPath
 from fuseclient.data.object_store import ObjectDenied, ObjectStoreError, ObjectStoreFull
 from fuseclient.data.settings import DataSettings
+from fuseclient.data.slices import CHUNK_BYTES
 from fuseclient.errors import FsError
 
 if TYPE_CHECKING:
@@ -323,14 +324,26 @@ async def test_an_interrupted_flush_commits_once() -> None:
     assert not file.dirty
 
 
-async def test_random_writes_are_committed_in_bounded_requests() -> None:
+async def test_inline_commits_are_bounded() -> None:
+    world = World(inline_bytes=20_000)
+    world.service.inline_bytes = 20_000
+    file = world.file()
+    for number in range(12):
+        file.write(number * 25_000, memoryview(bytes([number + 1]) * 20_000), False)
+    await world.do(file.flush())
+    assert world.store.puts == 0
+    assert [len(slices) for _, slices, _ in world.service.commits] == [3, 3, 3, 3]  # at most 64 KiB each
+
+
+@pytest.mark.parametrize(("offset", "inline"), [(16 * 512 - 500, True), (16 * 512 - 499, False), (CHUNK_BYTES, False)])
+async def test_only_the_start_of_a_file_is_inline(offset: int, inline: bool) -> None:
     world = World()
     file = world.file()
-    for number in range(300):
-        file.write(number * 1000, memoryview(bytes([number % 255 + 1]) * 512), False)
+    file.write(offset, memoryview(b"x" * 500), False)
     await world.do(file.flush())
-    assert sum(len(slices) for _, slices, _ in world.service.commits) == 300
-    assert len(world.service.commits) == 3  # 64 KiB of inline data each
+    ((_, (slice_,), _),) = world.service.commits
+    assert bool(slice_.data) is inline
+    assert world.store.puts == (not inline)
 
 
 async def test_one_file_for_an_inode() -> None:
