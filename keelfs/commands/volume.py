@@ -54,7 +54,7 @@ def _show(volume: admin_pb2.Volume, as_json: bool) -> None:
 def format_volume(
     url: UrlArgument,
     store: Annotated[str, typer.Option(help="Where the data goes: file:///path or s3://bucket/prefix?endpoint=...&region=...")],
-    block_size: Annotated[str, typer.Option(help="Bytes per object, a power of two from 64KiB to 16MiB.")] = "4MiB",
+    block_size: Annotated[str, typer.Option(help="Bytes per object, a power of two from 64KiB to 64MiB.")] = "4MiB",
     inline: Annotated[str, typer.Option(help="Writes up to this size are kept in the metadata; 0 to 64KiB.")] = "4KiB",
     capacity: Annotated[str, typer.Option(help="Largest total size; 0 = no limit.")] = "0",
     inodes: Annotated[int, typer.Option(min=0, help="Largest number of files; 0 = no limit.")] = 0,
