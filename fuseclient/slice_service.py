@@ -1,12 +1,15 @@
 """The data path's view of the metadata service: slices as meta.proto carries them, and nothing else.
 
 A commit too large for one request goes out as several, in order, without waiting in between; the service applies a session's
-changes in the order of their arrival, so later slices win as they should. Each of them is exactly once by itself.
+changes in the order of their arrival, so later slices win as they should. Each of them is exactly once by itself. The places
+of one slice are never divided between two.
 """
 
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fuseclient.attr import Attr
@@ -95,13 +98,15 @@ def _wire(one: NewSlice) -> pb.NewSlice:
 
 
 def _parts(slices: Sequence[NewSlice]) -> Iterator[list[NewSlice]]:
-    """At least one part, each within the limits."""
+    """At least one part, each within the limits; neighbors that share a slice stay together."""
     part: list[NewSlice] = []
     size = 0
-    for one in slices:
-        if part and (len(part) == COMMIT_SLICES_MAX or size + len(one.data) > COMMIT_BYTES_MAX):
+    for _, group in groupby(slices, key=attrgetter("slice")):
+        together = list(group)
+        more = sum(len(one.data) for one in together)
+        if part and (len(part) + len(together) > COMMIT_SLICES_MAX or size + more > COMMIT_BYTES_MAX):
             yield part
             part, size = [], 0
-        part.append(one)
-        size += len(one.data)
+        part += together
+        size += more
     yield part

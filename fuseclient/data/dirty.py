@@ -1,7 +1,7 @@
 """What was written to a file and is not committed yet: pure bookkeeping, no I/O, no time.
 
-Data is gathered in runs. A run is contiguous within one chunk and will be one slice; it is cut into blocks from its own
-start.
+Data is gathered in runs. A run is contiguous within one chunk and will be one slice, cut into blocks from the run's own
+start; or, if it is small and has others beside it when it is sealed, a piece of a slice that they share (pack.py).
 
 Two layers lie on top of what is committed:
 
@@ -14,8 +14,11 @@ Invariants
  D2  Open runs of a chunk are sorted and disjoint.
  D3  A frozen block is never touched: a write that hits one seals its run first and goes to a new one.
  D4  A run's `use` bytes are what will be committed: its `length`, less what a truncate cut off after it was frozen.
+ D5  The runs of a pack are sealed in one step, one after the other with no other in between, and leave the sealed ones by a
+     truncate one by one, or committed or given up all together. They are frozen, and so never inline.
 
-Blocks that have to be uploaded are put in `ready`; whoever writes takes them from there.
+Blocks that have to be uploaded are put in `ready`, with their carrier: the run, or its pack. Whoever writes takes them from
+there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
+from fuseclient.data.pack import Pack, shares
 from fuseclient.data.slices import CHUNK_BYTES, INLINE_REACH
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A slice in the making: `use` bytes at `pos` of `chunk`."""
+    """A slice in the making, or a piece of one: `use` bytes at `pos` of `chunk`."""
 
     __slots__ = (
         "block_bytes",
@@ -43,6 +47,8 @@ class Run:
         "frozen",
         "gone",
         "length",
+        "off",
+        "pack",
         "pos",
         "slice",
         "uploads",
@@ -54,10 +60,12 @@ class Run:
         self.pos = pos
         self.use = 0
         self.block_bytes = block_bytes
-        self.blocks: list[bytearray | None] = []  # None: uploaded
+        self.blocks: list[bytearray | memoryview | None] = []  # None: uploaded; a view: of a pack's payload
         self.length = 0
         self.frozen = 0  # bytes from the start that change no more
         self.gone = False  # committed, or given up: nothing is left to do about it
+        self.pack: Pack | None = None
+        self.off = 0  # of the first byte in the carrier's slice
         self.slice = 0  # 0: not numbered yet
         self.uploads: list[asyncio.Task[None]] = []
         self.failed: list[int] = []  # blocks whose upload failed for good, waiting for the next flush
@@ -72,7 +80,7 @@ class Run:
             if number == len(self.blocks):
                 self.blocks.append(bytearray())
             block = self.blocks[number]
-            assert block is not None
+            assert type(block) is bytearray
             part = data[: size - start]
             inside = min(len(block) - start, len(part))
             if inside > 0:
@@ -92,7 +100,7 @@ class Run:
         del self.blocks[keep:]
         if keep:
             last = self.blocks[-1]
-            if last is not None:
+            if type(last) is bytearray:
                 del last[length - (keep - 1) * self.block_bytes :]
         self.length = length
         return before - length
@@ -101,6 +109,19 @@ class Run:
         """Bytes of a block that are in memory."""
         block = self.blocks[number]
         return 0 if block is None else len(block)
+
+    def uploaded(self, number: int) -> None:
+        self.blocks[number] = None
+
+    @property
+    def carrier(self) -> Carrier:
+        """What is uploaded for this run, and knows the slice."""
+        return self if self.pack is None else self.pack
+
+    @property
+    def size(self) -> int:
+        """Of the slice, if the run is its own carrier."""
+        return self.length
 
     @property
     def is_durable(self) -> bool:
@@ -124,6 +145,9 @@ class Run:
         return b"".join(block for block in self.blocks if block is not None)[: self.use]
 
 
+Carrier = Run | Pack
+
+
 class DirtyFile:
     """See the module's text. Sizes and positions are checked by the caller."""
 
@@ -132,7 +156,7 @@ class DirtyFile:
         self._inline_bytes = inline_bytes
         self._open: dict[int, list[Run]] = {}
         self._sealed: dict[int, list[Run]] = {}
-        self.ready: list[tuple[Run, int]] = []
+        self.ready: list[tuple[Carrier, int]] = []
         self.end = 0  # of the last dirty byte in the file
 
     def __bool__(self) -> bool:
@@ -166,10 +190,16 @@ class DirtyFile:
         return grown
 
     def seal_all(self) -> None:
-        """Let no open run take more data."""
+        """Let no open run take more data. The small ones come last: being disjoint (D2), they may come in any order."""
         for runs in list(self._open.values()):
+            small: list[Run] = []
             for run in list(runs):
-                self._seal(run)
+                if run.frozen or self._may_be_inline(run):
+                    self._seal(run)
+                else:
+                    small.append(run)
+            for share in shares(small, self._block_bytes):
+                self._seal_together(share)
 
     def sealed(self) -> list[Run]:
         """All sealed runs; those of one chunk in the order of their commit."""
@@ -253,6 +283,15 @@ class DirtyFile:
         self._sealed.setdefault(run.chunk, []).append(run)
         if run.frozen or not self._may_be_inline(run):
             self._freeze(run, run.length)
+
+    def _seal_together(self, runs: list[Run]) -> None:
+        if len(runs) == 1:
+            self._seal(runs[0])
+            return
+        pack = Pack(runs)
+        for run in runs:
+            self._seal(run)
+        self.ready.append((pack, 0))
 
     def _may_be_inline(self, run: Run) -> bool:
         return not run.chunk and run.length <= self._inline_bytes and run.end <= INLINE_REACH * self._inline_bytes

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
+#: So many pieces of one block in one read make it worth fetching whole.
+_PIECES_MAX: Final = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -129,7 +132,10 @@ class Reader:
         if len(wanted) == 1:
             found = [await self._source.read(*wanted[0], whole=whole)]
         else:
-            found = list(await asyncio.gather(*(self._source.read(*one, whole=whole) for one in wanted)))
+            # Of many small pieces that share a block, the round trips would cost more than its bytes.
+            times = Counter(one.ref for one in wanted)
+            reads = [self._source.read(*one, whole=whole or times[one.ref] >= _PIECES_MAX) for one in wanted]
+            found = list(await asyncio.gather(*reads))
         come = iter(found)
         filled: list[Buffer] = []
         for part in parts:
@@ -190,7 +196,8 @@ class Reader:
         for number, start, amount, _ in block_pieces(run.length, off, length, self._block_bytes):
             block = run.blocks[number]
             if block is None:
-                self._of_slice(parts, run.slice, run.length, number * self._block_bytes + start, amount)
+                carrier = run.carrier
+                self._of_slice(parts, carrier.slice, carrier.size, run.off + number * self._block_bytes + start, amount)
             else:
                 with memoryview(block) as view:
                     parts.append(bytes(view[start : start + amount]))

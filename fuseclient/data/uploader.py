@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from fuseclient.clock import Clock
+    from fuseclient.data.block import Buffer
     from fuseclient.data.block_cache import BlockCache
     from fuseclient.data.object_store import ObjectStore
     from fuseclient.data.settings import DataSettings
@@ -54,7 +55,7 @@ class Uploader:
         self.uploaded_bytes = 0
         self.retries = 0
 
-    async def put(self, slice_id: int, number: int, payload: bytearray, given_up: Callable[[], bool]) -> None:
+    async def put(self, slice_id: int, number: int, payload: Buffer, given_up: Callable[[], bool]) -> None:
         """Make a block durable. Raises FsError when the store will not, the deadline has passed, or `given_up`."""
         key = object_key(self._settings.volume, slice_id, number, len(payload))
         loop = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ class Uploader:
         while self._behind:
             await asyncio.wait(self._behind)
 
-    def _put(self, key: str, payload: bytearray) -> None:
+    def _put(self, key: str, payload: Buffer) -> None:
         parts = block.encode(payload)
         self._store.put(key, parts)
         if self._cache is not None:

@@ -2,8 +2,9 @@
 
 Rules
  - A write is copied once, into the block it will be uploaded with, and is done. A block is uploaded as soon as it is full.
- - A slice is committed only after all of its blocks are durable. `flush` seals what is dirty, waits for its uploads and
-   commits it in the order of writing; what is written meanwhile goes to new runs on top and is not waited for.
+ - A slice is committed only after all of its blocks are durable, and one that several runs share by one request. `flush`
+   seals what is dirty, waits for its uploads and commits it in the order of writing; what is written meanwhile goes to new
+   runs on top and is not waited for.
  - Commits of one file are made one after the other, and one that was sent is always waited for: when it succeeds, its runs
    are forgotten in the same step in which the chunk maps are dropped, so that a read finds every byte in one of the two.
  - What could not be uploaded or committed stays dirty and readable, and the next flush tries again; so a flush succeeds
@@ -14,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -24,10 +26,10 @@ from fuseclient.data.slices import CHUNK_BYTES, NewSlice
 from fuseclient.errors import FsError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from fuseclient.attr import Attr
-    from fuseclient.data.dirty import Run
+    from fuseclient.data.dirty import Carrier, Run
     from fuseclient.data.memory import WriteBudget
     from fuseclient.data.settings import DataSettings
     from fuseclient.data.slices import SliceService
@@ -111,7 +113,7 @@ class Writer:
         if not runs:
             return None
         self._try_failed_again(runs)
-        await _uploaded(runs)
+        await _uploaded(_carriers(runs))
         # Shielded: a commit whose caller is interrupted must still be heard of, or it would be made twice.
         return await asyncio.shield(asyncio.ensure_future(self._commit(runs)))
 
@@ -121,9 +123,8 @@ class Writer:
             freed, gone = self.dirty.cut(size)
             self._budget.give(freed)
             self._submit()
-            for run in gone:
-                self._discard(run)
-            self._failed = any(run.error for run in self.dirty.all_runs())
+            self._discard(gone)
+            self._failed = any(run.carrier.error for run in self.dirty.all_runs())
 
     async def abandon(self) -> None:
         """Give up everything that is dirty, after the commit that is under way; wait until it is cleared away."""
@@ -131,7 +132,7 @@ class Writer:
             runs = self.dirty.all_runs()
             self.dirty.clear()
             self._failed = False
-            discards = [self._discard(run) for run in runs]
+            discards = self._discard(runs)
         await asyncio.gather(*discards)
 
     # uploads
@@ -144,25 +145,25 @@ class Writer:
     def _submit(self) -> None:
         ready, self.dirty.ready = self.dirty.ready, []
         loop = asyncio.get_running_loop()
-        for run, number in ready:
-            if not run.gone:
-                self._budget.uploading += run.held(number)
-                run.uploads.append(loop.create_task(self._upload(run, number)))
+        for carrier, number in ready:
+            if not carrier.gone:
+                self._budget.uploading += carrier.held(number)
+                carrier.uploads.append(loop.create_task(self._upload(carrier, number)))
 
-    async def _upload(self, run: Run, number: int) -> None:
-        payload = run.blocks[number]
+    async def _upload(self, carrier: Carrier, number: int) -> None:
+        payload = carrier.blocks[number]
         assert payload is not None
         size = len(payload)
         try:
-            if not run.slice:
+            if not carrier.slice:
                 fresh = await self._service.new_slice_id()
-                run.slice = run.slice or fresh  # another block of the run may have asked as well
-            await self._uploader.put(run.slice, number, payload, lambda: run.gone)
-            run.blocks[number] = None
+                carrier.slice = carrier.slice or fresh  # another block of the run may have asked as well
+            await self._uploader.put(carrier.slice, number, payload, lambda: carrier.gone)
+            carrier.uploaded(number)
         except FsError as error:
-            if not run.gone:
-                run.failed.append(number)
-                run.error = error
+            if not carrier.gone:
+                carrier.failed.append(number)
+                carrier.error = error
                 self._failed = True
         finally:
             # Failed data leaves the budget too: it must not stop the writers of other files.
@@ -174,18 +175,19 @@ class Writer:
     def _try_failed_again(self, runs: Sequence[Run]) -> None:
         if not self._failed:
             return
-        for run in runs:
-            numbers, run.failed, run.error = run.failed, [], None
+        for carrier in _carriers(runs):
+            numbers, carrier.failed, carrier.error = carrier.failed, [], None
             for number in numbers:
-                self._budget.take(run.held(number))
-                self.dirty.ready.append((run, number))
+                self._budget.take(carrier.held(number))
+                self.dirty.ready.append((carrier, number))
         self._failed = False
         self._submit()
 
     def _failure(self) -> FsError:
         for run in self.dirty.all_runs():
-            if run.error is not None:
-                return FsError(run.error.errno, run.error.detail)
+            error = run.carrier.error
+            if error is not None:
+                return FsError(error.errno, error.detail)
         raise AssertionError("failing without a failed upload")
 
     async def _room(self) -> None:
@@ -196,15 +198,17 @@ class Writer:
                 self._hooks.pressed()
             await self._budget.changed()
 
-    def _discard(self, run: Run) -> asyncio.Task[None]:
-        """Let go of a run that will never be committed; its objects too, once its uploads have ended."""
-        self._budget.give(run.length - run.frozen)  # frozen blocks leave the budget when their upload ends
-        return self._uploader.behind(self._discard_objects(run))
+    def _discard(self, runs: Sequence[Run]) -> list[asyncio.Task[None]]:
+        """Let go of runs that will never be committed; of objects that nothing else is in, too, once uploads have ended."""
+        for run in runs:
+            self._budget.give(run.length - run.frozen)  # frozen blocks leave the budget when their upload ends
+        uploading = [carrier for carrier in _carriers(run for run in runs if run.frozen) if carrier.gone]
+        return [self._uploader.behind(self._discard_objects(carrier)) for carrier in uploading]
 
-    async def _discard_objects(self, run: Run) -> None:
-        await _uploaded([run])
-        if run.slice and run.frozen:
-            await self._uploader.discard(run.slice, run.length)
+    async def _discard_objects(self, carrier: Carrier) -> None:
+        await _uploaded([carrier])
+        if carrier.slice:
+            await self._uploader.discard(carrier.slice, carrier.size)
 
     # commits
 
@@ -214,9 +218,10 @@ class Writer:
             while not all(run.is_durable for run in left):
                 # Failed, or failed and tried again by another flush that came meanwhile.
                 for run in left:
-                    if run.error is not None:
-                        raise FsError(run.error.errno, run.error.detail)
-                await _uploaded(left)
+                    error = run.carrier.error
+                    if error is not None:
+                        raise FsError(error.errno, error.detail)
+                await _uploaded(_carriers(left))
             for batch in _batches(left):
                 await self._commit_batch(batch)
             return self._last_attr
@@ -224,10 +229,12 @@ class Writer:
     async def _commit_batch(self, batch: Sequence[Run]) -> None:
         slices: list[NewSlice] = []
         for run in batch:
-            if not run.slice:
-                run.slice = await self._service.new_slice_id()
+            carrier = run.carrier
+            if not carrier.slice:
+                carrier.slice = await self._service.new_slice_id()
             inline = run.contents() if run.is_inline else b""
-            slices.append(NewSlice(run.chunk, run.pos, run.slice, len(inline) or run.length, 0, run.use, inline))
+            size = len(inline) or carrier.size
+            slices.append(NewSlice(run.chunk, run.pos, carrier.slice, size, run.off, run.use, inline))
         kill_priv, self._kill_priv = self._kill_priv, False
         try:
             attr = await self._service.commit(self._ino, slices, self.mtime_ns, kill_priv)
@@ -241,23 +248,33 @@ class Writer:
         self._hooks.committed(attr)
 
 
-async def _uploaded(runs: Sequence[Run]) -> None:
-    """Wait for the uploads under way; whether they succeeded is to be seen in the runs."""
-    waiting = [task for run in runs for task in run.uploads if not task.done()]
+def _carriers(runs: Iterable[Run]) -> list[Carrier]:
+    """What is uploaded for the runs, each once."""
+    return list(dict.fromkeys(run.carrier for run in runs))
+
+
+async def _uploaded(carriers: Iterable[Carrier]) -> None:
+    """Wait for the uploads under way; whether they succeeded is to be seen in the carriers."""
+    waiting = [task for carrier in carriers for task in carrier.uploads if not task.done()]
     if waiting:
         await asyncio.wait(waiting)
 
 
-def _batches(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """The runs in their order, so many at a time as one request may hold."""
+def _batches(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """The runs in their order, so many at a time as one request may hold, and a pack's all in one."""
     batch: list[Run] = []
     inline_bytes = 0
-    for run in runs:
-        size = run.use if run.is_inline else 0
-        if batch and (len(batch) == _COMMIT_SLICES_MAX or inline_bytes + size > _COMMIT_INLINE_MAX):
+    for _, group in groupby(runs, key=_carrier):
+        together = list(group)
+        size = sum(run.use for run in together if run.is_inline)
+        if batch and (len(batch) + len(together) > _COMMIT_SLICES_MAX or inline_bytes + size > _COMMIT_INLINE_MAX):
             yield batch
             batch, inline_bytes = [], 0
-        batch.append(run)
+        batch += together
         inline_bytes += size
     if batch:
         yield batch
+
+
+def _carrier(run: Run) -> Carrier:
+    return run.carrier

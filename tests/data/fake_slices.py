@@ -28,6 +28,7 @@ class FakeSlices:
         self.maps: dict[tuple[int, int], list[Extent]] = {}
         self.inline: dict[int, bytes] = {}
         self.commits: list[tuple[int, list[NewSlice], bool]] = []
+        self.committed: set[int] = set()
         self.reads = 0
         self.refuse: int = 0  # errno of the next commit
         self.gate: object | None = None
@@ -80,8 +81,12 @@ class FakeSlices:
         if self.refuse:
             refused, self.refuse = self.refuse, 0
             raise FsError(refused)
-        seen = [one.slice for one in slices]
-        assert len(set(seen)) == len(seen)
+        seen = {one.slice for one in slices}
+        assert not seen & self.committed, "a slice may be gone between two commits"
+        assert len({(one.slice, one.chunk, one.size) for one in slices}) == len(seen)
+        assert len({one.slice for one in slices if one.data}) == sum(bool(one.data) for one in slices)
+        assert len(slices) <= 1024
+        self.committed |= seen
         assert sum(len(one.data) for one in slices) <= 64 << 10
         for one in slices:
             assert one.length > 0

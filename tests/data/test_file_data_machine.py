@@ -132,6 +132,26 @@ class FileMachine(RuleBasedStateMachine):
             self.write(offset + shift, 2 * BLOCK, fill, rounds)
         assert self._read(offset, NEAR) == self._expected(offset, NEAR)
 
+    @rule(
+        offset=offsets,
+        strides=st.lists(st.integers(1, 9000), min_size=2, max_size=40),
+        length=st.integers(1, 6000),
+        steps=st.integers(0, 8),
+        jobs=st.integers(0, 3),
+        cut=st.none() | st.integers(0, 40_000),
+    )
+    def scatter(self, offset: int, strides: list[int], length: int, steps: int, jobs: int, cut: int | None) -> None:
+        """Small runs beside each other, which share a slice when a flush comes; and perhaps a truncate among them."""
+        start = offset
+        for fill, stride in enumerate(strides, length):
+            self.write(offset, length, fill % 255 + 1, 0)
+            offset += length + stride
+        self.begin_flush(steps, 0, None)
+        self._go(jobs)
+        if cut is not None:
+            self.truncate(start + cut)
+        assert self._read(start, NEAR) == self._expected(start, NEAR)
+
     @rule(count=st.integers(2, 12), fill=st.integers(1, 255))
     def append(self, count: int, fill: int) -> None:
         if self.size + count * 20_000 < len(self.content):
@@ -305,6 +325,8 @@ class FileMachine(RuleBasedStateMachine):
             assert self._read(at, NEAR) == self._expected(at, NEAR)
         self._run(self.path.close())
         assert self.path.stats()["dirty_bytes"] == 0
+        garbage = {int(key.split("/")[-1].split("_")[0]) for key in self.store.objects} - self.service.committed
+        assert not garbage
         self._open()
         for at in (0, NEAR, CHUNK_BYTES - NEAR, CHUNK_BYTES):
             assert self._read(at, NEAR) == self._expected(at, NEAR)
