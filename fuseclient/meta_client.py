@@ -3,7 +3,8 @@
     FileSystem -> read()/change() -> Session (in line) -> writer -> MetaStream -> server
                   future <---------- Session.take() <---- reader <-
 
- - A request costs no task. The writer sends whatever is in line as one frame; while that is on its way, the next frame fills.
+ - A request costs no task. The writer sends whatever is in line as one frame; until something of it is answered, but at
+   most for HOLD_BACK_S, the next frame fills. So a lone request goes at once, and many share the cost of a frame.
  - A lost stream is not a failure: requests wait, the session is taken up again (redial.py says when and where), and what has no
    answer is sent again. Only `Timeouts` end the waiting earlier.
  - When the session itself is over, everything unanswered fails with EIO and a new session is attached.
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 LOST: Final = "lost"
 RECONNECTED: Final = "reconnected"
+HOLD_BACK_S: Final = 0.002  # the longest that a request waits for company while another frame is unanswered
 RELEASE_WAIT_S: Final = 0.1  # a release waits this long for a frame to ride on
 RELEASE_TRIES: Final = 10  # and this many times longer for a moment without openings under way
 HEARTBEATS_PER_TTL: Final = 4
@@ -92,6 +94,8 @@ class MetaClient:
         self._backoff = Backoff(rng)
         self._loop = asyncio.get_running_loop()
         self._idle_writer: asyncio.Future[None] | None = None
+        self._unanswered_frame = False  # since the last frame nothing was answered
+        self._held_back: asyncio.Future[None] | None = None
         self._due = False  # the next frame goes out even if it is empty
         self._broken: FsError | None = None
         self._detaching = False
@@ -262,12 +266,16 @@ class MetaClient:
 
     async def _write_frames(self, stream: MetaStream) -> None:
         session = self._session
+        self._unanswered_frame = False
         with contextlib.suppress(StreamEnded):
             while True:
+                if self._unanswered_frame and session.wants_frame:
+                    await self._hold_back()
                 due, self._due = self._due, False
                 frame = session.next_frame(due=due)
                 if frame is not None:
                     self._frames_sent += 1
+                    self._unanswered_frame = session.unanswered > 0
                     await stream.write(frame)
                 elif self._detaching:
                     await stream.write(session.detach_frame())
@@ -276,6 +284,21 @@ class MetaClient:
                 else:
                     self._idle_writer = self._loop.create_future()
                     await self._idle_writer
+
+    async def _hold_back(self) -> None:
+        """Gather what comes until something is answered. A frame costs as much as ten requests, on either side."""
+        self._held_back = held = self._loop.create_future()
+        timer = self._loop.call_later(HOLD_BACK_S, self._let_go)
+        try:
+            await held
+        finally:
+            timer.cancel()
+            self._held_back = None
+
+    def _let_go(self) -> None:
+        self._unanswered_frame = False
+        if self._held_back is not None and not self._held_back.done():
+            self._held_back.set_result(None)
 
     def _wake_writer(self) -> None:
         waiting = self._idle_writer
@@ -296,6 +319,7 @@ class MetaClient:
             responses = frame.responses
             if responses:
                 session.take(responses)
+                self._let_go()
                 self._backoff.reset()
                 if session.wants_frame:
                     self._wake_writer()

@@ -249,14 +249,17 @@ async def test_releases_get_through_under_openings_without_end(service: FakeMeta
         await service.live.send(pb.Response(id=service.live.requests[at].id, attr=attr(100)))
 
     client.hold(7)
-    open_another()
-    await until(lambda: len(service.live.requests) == 1)
+    for sent in (1, 2):
+        open_another()
+        await until(lambda sent=sent: len(service.live.requests) == sent)
     client.release(7)
     for at in range(14):
-        if at == 12:
+        open_another()
+        if at < 12:  # the next one is on its way before the oldest is answered
+            await until(lambda at=at: len(service.live.requests) == at + 3)
+        elif at == 12:
             assert service.live.released == []
             clock.advance(2.0)
-        open_another()
         await answer_oldest(at)
     await until(lambda: service.live.released == [7])
 
@@ -563,3 +566,19 @@ async def test_slices_are_read_by_chunk_with_their_inline_contents(service: Fake
     assert chunks[0] == ((Extent(0, 4, 8, 0, 4, True),), {8: b"abcd"})
     assert chunks[2] == ((Extent(10, 5, 9, 1, 6, False), Extent(20, 5, 9, 0, 6, False)), {})
     assert set(chunks) == {0, 2}
+
+
+# --- company for a frame ---
+
+
+async def test_requests_wait_for_company_until_something_is_answered(service: FakeMeta, client: MetaClient) -> None:
+    """While a frame is unanswered, what comes shares the next one; the wait is short and needs no answer to end."""
+    service.answer = held_back
+    client.read(getattr_of())
+    await until(lambda: len(service.live.requests) == 1)
+    frames = len(service.live.frames)
+    for _ in range(5):
+        client.read(getattr_of())
+        await asyncio.sleep(0)
+    await until(lambda: len(service.live.requests) == 6)
+    assert len(service.live.frames) == frames + 1
