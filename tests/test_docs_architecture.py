@@ -180,3 +180,32 @@ def explain(number: int, file: str, name: str, before: list[tuple[str, str]], ca
     how: Callable[[tuple[str, str]], str] = ":".join
     where = "it was called before the last step" if (file, name) in before else "it was not called at all"
     return f"step {number}, {file}:{name}: {where}. All calls in order:\n" + "\n".join(map(how, calls))
+
+
+_LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in _LINK.findall(document.read_text()):
+        path = (document.parent / target).resolve() if target else document
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor[1:] in {anchor_of(heading) for heading in headings}, f"{target}{anchor}"
+
+
+def anchor_of(heading: str) -> str:
+    """As GitHub and most others make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    folder = ROOT / "docs" / "decisions"
+    written = re.findall(r"^\| \[(\d{4})\]\(([^)]+)\) \| (.*) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    there = []
+    for path in sorted(folder.glob("0*.md")):
+        number, title = path.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
+        there.append((number, path.name, title))
+        assert path.name.startswith(f"{number}-")
+    assert written == there
