@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fuseclient.data.object_store import ObjectStore
+    from fuseclient.volume_settings import VolumeSettings
     from fuseclient.volume_url import VolumeUrl
 
 #: Options of mount(8) and what they set in kernel_mount.MountOptions.
@@ -147,11 +148,16 @@ def _data_path(config: MountConfig, meta: MetaClient, store: ObjectStore, stack:
     cache = None
     if config.cache_bytes and not is_local(meta.settings.store_url):
         try:
-            cache = BlockCache(config.cache_dir, f"{meta.settings.store_url}#{meta.volume_id}", config.cache_bytes)
+            cache = BlockCache(config.cache_dir, cache_identity(meta.settings, meta.volume_id), config.cache_bytes)
         except OSError as error:
             raise ClientError(f"cannot use the cache directory {config.cache_dir}: {error.strerror}") from error
         stack.callback(cache.close)
     return StoreDataPath(store, MetaSliceService(meta), settings, cache=cache)
+
+
+def cache_identity(settings: VolumeSettings, volume_id: int) -> str:
+    """What no other volume's blocks are cached under. Numbers begin anew with a new cluster, on the same store perhaps."""
+    return f"{settings.store_url}#{settings.uuid or volume_id}"
 
 
 class Driver(Protocol):

@@ -18,6 +18,7 @@ SETTINGS_BYTES_MAX: Final = 64 << 10
 BLOCK_BYTES_MIN: Final = 64 << 10
 BLOCK_BYTES_MAX: Final = 64 << 20
 INLINE_BYTES_MAX: Final = 64 << 10
+UUID_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class VolumeSettings:
     store_url: str
     block_bytes: int = 4 << 20
     inline_bytes: int = 4096
+    uuid: str = ""  # of this volume and no other, even of the same name on the same store; empty for volumes made without one
     other: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -44,7 +46,10 @@ class VolumeSettings:
         block = _size(found, "block_bytes", 4 << 20, BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
         if block & (block - 1):
             raise _wrong(f"'block_bytes' is {block}, not a power of two")
-        return cls(store, block, _size(found, "inline_bytes", 4096, 0, INLINE_BYTES_MAX), found)
+        uuid = found.pop("uuid", "")
+        if not isinstance(uuid, str) or len(uuid) > UUID_MAX:
+            raise _wrong(f"'uuid' is not a text of at most {UUID_MAX} characters")
+        return cls(store, block, _size(found, "inline_bytes", 4096, 0, INLINE_BYTES_MAX), uuid, found)
 
 
 def _size(found: dict[str, object], key: str, default: int, low: int, high: int) -> int:

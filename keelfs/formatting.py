@@ -1,4 +1,8 @@
-"""Creating a volume: the store is seen to work before the metadata service is told."""
+"""Creating a volume: the store is seen to work, and to hold nothing of that name, before the metadata service is told.
+
+Objects are named by the volume and by numbers that begin anew with every cluster. A new volume on an old one's objects would
+meet names that are taken, by data that passes every check and is not its own.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,14 @@ if TYPE_CHECKING:
     from protos import admin_pb2
 
 
-def check_store(store: str) -> None:
-    """Write, read and remove a probe object, so that a mistake shows now and not at the first write. Raises ClientError."""
+def check_store(store: str, name: str) -> bool:
+    """Write, read and remove a probe object, so that a mistake shows now and not at the first write. Whether there are no
+    objects of a volume of that name yet. Raises ClientError."""
     try:
         opened = open_store(store)
         try:
             opened.probe()
+            return next(iter(opened.list(f"{name}/")), None) is None
         finally:
             opened.close()
     except ValueError as error:
@@ -33,5 +39,11 @@ def check_store(store: str) -> None:
 
 def create_volume(client: AdminClient, name: str, settings: dict[str, Any]) -> admin_pb2.Volume:
     """The new volume; its root directory belongs to the caller."""
-    check_store(settings["store"])
+    is_new = check_store(settings["store"], name)
+    if not is_new and name not in {volume.name for volume in client.volumes()}:
+        raise ClientError(
+            f"{settings['store']} holds objects below {name}/ already: of a volume {name!r} of another cluster, or of one that "
+            "is gone. If nobody needs it, 'keelfs volume destroy' at its own cluster removes them, or, where that is no more, "
+            f"the store's own tools. Otherwise give the new volume another name, or another directory or prefix in --store."
+        )
     return client.create_volume(name, json.dumps(settings), uid=os.getuid(), gid=os.getgid(), mode=0o755)

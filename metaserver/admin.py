@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -134,7 +135,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @_answering
     async def CreateVolume(self, request: admin_pb2.CreateVolumeRequest, context: object) -> admin_pb2.Volume:
         name = check_volume_name(request.name)
-        settings = fill(request.settings_json)
+        # Made here and not by the state machine, to which nothing may be random.
+        settings = fill(request.settings_json, uuid.uuid4().hex)
         made = ops.CreateVolume(name, settings, request.uid, request.gid, request.mode or 0o755)
         _require(await self._writes.call(made), name)
         _log.info("volume created", volume=name)

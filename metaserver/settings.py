@@ -5,6 +5,9 @@ block_bytes      size of one object, a power of two
 inline_bytes     slices up to this size are kept in the metadata
 capacity_bytes   limit of the volume, 0 = none
 capacity_inodes  the same for inodes
+
+The server adds `uuid`, which nobody gives: it tells a volume from another that had the same name, store and slice numbers,
+when a cluster is made anew. Who caches a volume's data keeps it under this.
 """
 
 from __future__ import annotations
@@ -90,8 +93,8 @@ _FIELDS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
 }
 
 
-def fill(settings_json: str) -> str:
-    """The complete settings. Raises SettingsError."""
+def fill(settings_json: str, uuid: str) -> str:
+    """The complete settings of a new volume. Raises SettingsError."""
     if len(settings_json) > SETTINGS_BYTES_MAX:
         raise SettingsError(f"settings of {len(settings_json)} characters; the limit is {SETTINGS_BYTES_MAX}")
     try:
@@ -104,7 +107,7 @@ def fill(settings_json: str) -> str:
     if unknown:
         raise SettingsError(f"unknown settings: {', '.join(unknown)[:200]}; known are {', '.join(_FIELDS)}")
     filled = {name: check(given.get(name, default)) for name, (default, check) in _FIELDS.items()}
-    return json.dumps(filled, sort_keys=True, separators=(",", ":"))
+    return json.dumps(filled | {"uuid": uuid}, sort_keys=True, separators=(",", ":"))
 
 
 def block_bytes(settings_json: str) -> int:

@@ -89,14 +89,25 @@ def test_what_is_written_is_read_back(addresses: list[Address], volume: str, par
 
 
 def test_settings_are_read_and_unknown_ones_kept() -> None:
-    settings = VolumeSettings.parse('{"store": "file:///x", "block_bytes": 65536, "inline_bytes": 0, "trash_days": 3}')
-    assert settings == VolumeSettings("file:///x", 65536, 0, {"trash_days": 3})
+    settings = VolumeSettings.parse(
+        '{"store": "file:///x", "block_bytes": 65536, "inline_bytes": 0, "uuid": "u", "trash_days": 3}'
+    )
+    assert settings == VolumeSettings("file:///x", 65536, 0, "u", {"trash_days": 3})
     assert VolumeSettings.parse("{}") == VolumeSettings("")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{", '{"store": 1}', '{"block_bytes": 100000}', '{"block_bytes": 1}', '{"inline_bytes": true}', " " * 70000],
+    [
+        "[]",
+        "{",
+        '{"store": 1}',
+        '{"block_bytes": 100000}',
+        '{"block_bytes": 1}',
+        '{"uuid": 1}',
+        '{"inline_bytes": true}',
+        " " * 70000,
+    ],
 )
 def test_settings_that_cannot_be_relied_on_are_refused(text: str) -> None:
     with pytest.raises(ClientError, match="settings cannot be used"):

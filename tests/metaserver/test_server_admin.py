@@ -36,6 +36,9 @@ async def test_volumes_are_made_shown_and_refused_twice(tmp_path):
         await harness.make_volume("second")
         listed = await stub.ListVolumes(admin_pb2.ListVolumesRequest())
         assert [volume.name for volume in listed.volumes] == ["vol", "second"]
+        uuids = {json.loads(volume.settings_json)["uuid"] for volume in listed.volumes}
+        assert len(uuids) == 2
+        assert all(len(uuid) == 32 for uuid in uuids)
         again = stub.CreateVolume(admin_pb2.CreateVolumeRequest(name="vol", settings_json='{"store":"file:///x"}'))
         assert await refused(again) == (Code.ALREADY_EXISTS, "refused", errno.EEXIST)
         bad = stub.CreateVolume(admin_pb2.CreateVolumeRequest(name="v", settings_json='{"store":"s3://a:b@c"}'))

@@ -13,12 +13,13 @@ from metaserver.space import LOG_LOW_LOOKS, SpaceWatch
 
 
 def test_defaults_are_filled_in():
-    assert json.loads(fill('{"store": "s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=eu"}')) == {
+    assert json.loads(fill('{"store": "s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=eu"}', "u1")) == {
         "store": "s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=eu",
         "block_bytes": 4 << 20,
         "inline_bytes": 4096,
         "capacity_bytes": 0,
         "capacity_inodes": 0,
+        "uuid": "u1",
     }
 
 
@@ -30,6 +31,7 @@ def test_defaults_are_filled_in():
         ("{", "not JSON"),
         ("[" * 60_000, "not JSON"),
         ('{"store": "file:///x", "colour": 1}', "unknown settings: colour"),
+        ('{"store": "file:///x", "uuid": "mine"}', "unknown settings: uuid"),
         ('{"store": "file:///x", "block_bytes": 5000000}', "power of two"),
         ('{"store": "file:///x", "block_bytes": true}', "block_bytes"),
         ('{"store": "file:///x", "inline_bytes": 65537}', "inline_bytes"),
@@ -49,7 +51,7 @@ def test_defaults_are_filled_in():
 )
 def test_settings_that_are_not_good_are_refused_in_words(text, says):
     with pytest.raises(SettingsError, match=says):
-        fill(text)
+        fill(text, "u1")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", "ä", "a" * 64, "a\n"])
