@@ -139,12 +139,15 @@ def _open_store(url: str) -> ObjectStore:
 
 
 def _data_path(config: MountConfig, meta: MetaClient, store: ObjectStore, stack: contextlib.AsyncExitStack) -> StoreDataPath:
-    settings = DataSettings(
-        volume=config.url.volume,
-        block_bytes=meta.settings.block_bytes,
-        inline_bytes=meta.settings.inline_bytes,
-        buffer_bytes=config.buffer_bytes,
-    )
+    try:
+        settings = DataSettings(
+            volume=config.url.volume,
+            block_bytes=meta.settings.block_bytes,
+            inline_bytes=meta.settings.inline_bytes,
+            buffer_bytes=config.buffer_bytes,
+        )
+    except ValueError as error:
+        raise ClientError(f"the volume cannot be mounted with these settings: {error}", exit_code=2) from error
     cache = None
     if config.cache_bytes and not is_local(meta.settings.store_url):
         try:

@@ -69,13 +69,13 @@ def parse_address(text: str) -> Address:
     """`host`, `host:port`, `[v6]` or `[v6]:port`. Raises ClientError."""
     found = _HOST.match(text)
     if found is None:
-        raise ClientError(f"{text!r} is not an address. Write host:port, for example 127.0.0.1:{DEFAULT_PORT}.")
+        raise ClientError(f"{text!r} is not an address. Write host:port, for example 127.0.0.1:{DEFAULT_PORT}.", exit_code=2)
     host, rest = found["v6"] or found["name"], text[found.end() :]
     if not rest:
         return Address(host)
     digits = rest[1:]
     if rest[0] != ":" or not digits.isascii() or not digits.isdigit() or len(digits) > 5 or not 0 < int(digits) < 65536:
-        raise ClientError(f"{text!r} is not an address: the port must be a number from 1 to 65535.")
+        raise ClientError(f"{text!r} is not an address: the port must be a number from 1 to 65535.", exit_code=2)
     return Address(host, int(digits))
 
 
@@ -108,4 +108,4 @@ def _redacted(url: str) -> str:
 
 
 def _wrong(url: str, why: str) -> ClientError:
-    return ClientError(f"{url!r} is not the URL of a volume: {why}. Write it like {_EXAMPLE}.")
+    return ClientError(f"{url!r} is not the URL of a volume: {why}. Write it like {_EXAMPLE}.", exit_code=2)
