@@ -3,6 +3,7 @@ and the JSON documents. Nothing may be missing and nothing invented."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from keelfs.exit_codes import ExitCode
 from keelfs.main import app
 from keelfs.settings import Settings
 from metaserver import config
+from metaserver.settings import fill
 from protos import admin_pb2
 from protos.attr_layout import ATTR_BYTES
 
@@ -132,6 +134,8 @@ def test_the_json_of_a_volume() -> None:
     assert sorted(documented("### keelfs volume show --json")) == sorted(
         volume.describe(admin_pb2.Volume(settings_json='{"store": "file:///x"}'))
     )
+    row = next(row for row in tables(section("### keelfs volume show --json"))[0] if row[0] == "`settings`")
+    assert sorted(codes(row[2])) == sorted(json.loads(fill('{"store": "file:///x"}', "u")))
 
 
 def test_the_json_of_an_inode() -> None:
