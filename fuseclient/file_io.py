@@ -1,7 +1,8 @@
 """Open files: open, create, read, write, flush, release.
 
-- Opening asks the metadata service, which gives the newest attributes and, for a small file, everything needed to read it.
-  Only a file that is still open here, and of which nobody reported a change, is opened without asking.
+- Opening always asks the metadata service, which gives the newest attributes and, for a small file, everything needed to read
+  it. Also when the file is open here and nobody has reported a change: the report may be on its way, and whoever opens a file
+  after another mount closed it must find what was written.
 - Written data is stored by flush (close(2)), fsync, O_SYNC, or when the data path's buffer fills; an error of it is reported
   by the next flush or fsync. `release` never waits: what is dirty then is stored behind.
 - The kernel keeps its pages over an open when the file's data_version is the one that they were filled from.
@@ -67,16 +68,7 @@ class FileIo:
             raise
         return file.local(attr), self._opened(file, flags, attr)
 
-    def open(self, ino: int, flags: int, caller: Caller) -> Opened | Awaitable[Opened]:
-        file = self._files.get(ino)
-        if file is not None and file.holds and not file.stale and not flags & os.O_TRUNC:
-            attr = self._attrs.get(ino)
-            if attr is not None:
-                file.opens += 1
-                return self._opened(file, flags, attr)
-        return self._open(ino, flags, caller)
-
-    async def _open(self, ino: int, flags: int, caller: Caller) -> Opened:
+    async def open(self, ino: int, flags: int, caller: Caller) -> Opened:
         file, attr = await self._ask_open(ino, flags, caller)
         try:
             if flags & os.O_TRUNC:

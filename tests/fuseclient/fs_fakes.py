@@ -118,11 +118,13 @@ class FakeMeta:
                 self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=int.from_bytes(raw[:8], "little"))))
         return response
 
-    def foreign_write(self, ino: int, content: bytes) -> None:
+    def foreign_write(self, ino: int, content: bytes, *, told: bool = True) -> None:
+        """Somebody else writes; `told` False: the notification has not come yet."""
         node = self.nodes[ino]
         node.content[:] = content
         self._touch(node, data=True)
-        self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=ino, data=True)))
+        if told:
+            self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=ino, data=True)))
 
     def notify(self, notification: pb.Notification) -> None:
         if self.on_notification is not None:
