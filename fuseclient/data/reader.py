@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from fuseclient.data.block import SEGMENT_BYTES
 from fuseclient.data.layout import block_pieces, chunk_pieces, extent_pieces
 from fuseclient.data.memory import BlockRef
 from fuseclient.data.object_store import ObjectMissing
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
-#: So many pieces of one block in one read make it worth fetching whole.
-_PIECES_MAX: Final = 4
+#: So many segments of one block, wanted by one read in pieces, make it worth fetching whole.
+_PLACES_MAX: Final = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -132,9 +133,9 @@ class Reader:
         if len(wanted) == 1:
             found = [await self._source.read(*wanted[0], whole=whole)]
         else:
-            # Of many small pieces that share a block, the round trips would cost more than its bytes.
-            times = Counter(one.ref for one in wanted)
-            reads = [self._source.read(*one, whole=whole or times[one.ref] >= _PIECES_MAX) for one in wanted]
+            # Of small pieces all over a block that they share, the round trips would cost more than the whole of it.
+            places = Counter(ref for ref, _ in {(one.ref, one.start // SEGMENT_BYTES) for one in wanted})
+            reads = [self._source.read(*one, whole=whole or places[one.ref] >= _PLACES_MAX) for one in wanted]
             found = list(await asyncio.gather(*reads))
         come = iter(found)
         filled: list[Buffer] = []

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from fake_slices import INO, FakeSlices
+from fake_slices import FakeSlices
 from manual_threads import ManualClock, ManualThreads, pump
 from memory_store import MemoryStore
 
@@ -102,11 +102,11 @@ def test_a_pack_lives_as_long_as_one_of_its_runs() -> None:
 class World:
     """One mount with everything in hand. Made inside a running loop."""
 
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.service = FakeSlices(INLINE)
+    def __init__(self, block_bytes: int = BLOCK, store: MemoryStore | None = None, service: FakeSlices | None = None) -> None:
+        self.store = store or MemoryStore()
+        self.service = service or FakeSlices(INLINE)
         self.threads = ManualThreads()
-        settings = DataSettings("vol", block_bytes=BLOCK, inline_bytes=INLINE, buffer_bytes=60 * BLOCK)
+        settings = DataSettings("vol", block_bytes=block_bytes, inline_bytes=INLINE, buffer_bytes=60 * BLOCK)
         self.path = StoreDataPath(self.store, self.service, settings, clock=ManualClock(), threads=self.threads)
         self.file = self.path.file(self.service.attr())
 
@@ -258,40 +258,15 @@ async def test_newer_data_lies_on_top_of_a_pack() -> None:
     assert len(world.service.committed) == 2
 
 
-async def reopened(world: World) -> None:
-    """The same file, with nothing in memory."""
-    await world.do(world.path.close())
-    settings = DataSettings("vol", block_bytes=BLOCK, inline_bytes=INLINE, buffer_bytes=60 * BLOCK)
-    world.path = StoreDataPath(world.store, world.service, settings, clock=ManualClock(), threads=world.threads)
-    world.file = world.path.file(world.service.attr(INO))
-
-
-async def test_many_pieces_of_a_pack_are_fetched_at_once() -> None:
-    world = World()
-    content = world.scatter(BLOCK // 4096, 4096, 5000)
+async def test_a_large_pack_is_read_in_pieces_or_whole() -> None:
+    """Few segments are fetched alone; many of them cost one request and not one each."""
+    world = World(4 * BLOCK)
+    content = world.scatter(4 * BLOCK // 4096, 4096, 5000)
     await world.do(world.file.flush())
     assert world.store.puts == 1
-    await reopened(world)
-    world.store.gets.clear()
-    assert await world.read(CHUNK_BYTES, 20_000) == content[:20_000]
-    assert len(world.store.gets) == 1
-
-
-async def test_one_piece_of_a_large_pack_is_fetched_alone() -> None:
-    world = World()
-    world.path = StoreDataPath(
-        world.store,
-        world.service,
-        DataSettings("vol", block_bytes=4 * BLOCK, inline_bytes=INLINE, buffer_bytes=60 * BLOCK),
-        clock=ManualClock(),
-        threads=world.threads,
-    )
-    world.file = world.path.file(world.service.attr())
-    content = world.scatter(256, 4096, 5000)
-    await world.do(world.file.flush())
-    settings = DataSettings("vol", block_bytes=4 * BLOCK, inline_bytes=INLINE, buffer_bytes=60 * BLOCK)
-    path = StoreDataPath(world.store, world.service, settings, clock=ManualClock(), threads=world.threads)
-    world.path, world.file = path, path.file(world.service.attr())
-    world.store.gets.clear()
-    assert await world.read(CHUNK_BYTES + 100 * 5000 + 50, 100) == content[500_050:500_150]
-    assert sum(length or 1 << 30 for _, _, length in world.store.gets) < 2 * SEGMENT_BYTES
+    for offset, size, requests, at_most in ((500_050, 100, 2, 2), (0, 20_000, 2, 2), (100_000, 500_000, 1, 17)):
+        reader = World(4 * BLOCK, world.store, world.service)
+        world.store.gets.clear()
+        assert await reader.read(CHUNK_BYTES + offset, size) == content[offset : offset + size]
+        assert len(world.store.gets) == requests
+        assert sum(length or 4 * BLOCK for _, _, length in world.store.gets) < at_most * SEGMENT_BYTES
