@@ -1,7 +1,11 @@
 """Tells the kernel to drop what it keeps: KernelCache over /dev/fuse.
 
 The kernel takes the parent's lock to drop an entry and waits for pages under I/O to drop an inode's data, and both may be held
-by a request that waits for us. So a thread of its own writes the notifications; the event loop only queues them.
+by a request that waits for us. So a thread of its own writes these; the event loop only queues them.
+
+To drop an inode's attributes takes no lock that anybody holds while waiting, so that is written at once: when a file is opened
+after another mount has closed it, the kernel must not believe the size that it remembers, which it never asks for again with
+the open itself. Whatever the event loop answers after a notification is then answered to a kernel that knows of it.
 
 What is queued is a set: an inode or a name that waits is not queued again. Inodes are bounded by what the kernel holds, names
 by ENTRIES_MAX. Beyond that, names give way to one notification that makes the kernel look up every name anew (7.44), or on
@@ -10,6 +14,7 @@ an older kernel to their lifetimes: the oldest are dropped and counted.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -70,8 +75,9 @@ class KernelNotifier:
         self._entries: dict[tuple[int, bytes], None] = {}
         self._everything = False
         self._closed = False
+        self._started = False
         self._thread: threading.Thread | None = None
-        self.sent = 0
+        self.sent = 0  # by the thread
         self.unknown = 0
         self.dropped = 0
 
@@ -82,14 +88,24 @@ class KernelNotifier:
         self._has_epoch = agreed.minor >= _EPOCH_SINCE_MINOR
         self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
         self._thread.start()
+        self._started = True
 
     def invalidate_inode(self, ino: int, *, data: bool) -> None:
         if not self._knows(ino):
             return
         nodeid = self._nodeid(ino)
         with self._wake:
+            if self._started and not self._closed:
+                self._forget_attributes(nodeid)
+                if not data:
+                    return
             self._inodes[nodeid] = data or self._inodes.get(nodeid, False)
             self._wake.notify()
+
+    def _forget_attributes(self, nodeid: int) -> None:
+        # Refused: the kernel does not know the inode, or the mount is gone, which reading will tell.
+        with contextlib.suppress(OSError):
+            os.write(self._fd, inval_inode(nodeid, data=False))
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         if not self._knows(parent):

@@ -73,6 +73,20 @@ def test_what_waits_is_a_set_and_goes_out_once(listener: Listener) -> None:
     wait_until(lambda: notifier.sent == 4, "the count")
 
 
+def test_attributes_are_forgotten_before_the_call_returns(listener: Listener) -> None:
+    """Else an open that is answered next is read up to the size from before."""
+    notifier = listener.notifier
+    notifier.start(NEW)
+    listener.ours.setblocking(False)
+    notifier.invalidate_inode(9, data=False)
+    assert listener.messages(1) == [notify.inval_inode(9, data=False)]
+    notifier.invalidate_inode(10, data=True)
+    assert listener.messages(1) == [notify.inval_inode(10, data=False)]
+    listener.ours.settimeout(5)
+    assert listener.messages(1) == [notify.inval_inode(10, data=True)]
+    wait_until(lambda: notifier.sent == 1, "the count")
+
+
 def test_an_older_kernel_gets_no_expire_flag(listener: Listener) -> None:
     listener.notifier.invalidate_entry(9, b"a")
     listener.notifier.start(OLD)
