@@ -137,8 +137,9 @@ class Cluster:
 
     def unmount(self, name: str) -> None:
         """Cleanly, waiting for the last upload."""
-        process = self.mounts.pop(name)
+        process = self.mounts[name]
         keelfs("umount", self.home / name)
+        del self.mounts[name]
         assert process.child is not None
         assert process.child.wait(DEADLINE_S) == 0, (self.home / f"{name}.log").read_text()[-2000:]
 
