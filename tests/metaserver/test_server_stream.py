@@ -141,7 +141,7 @@ async def test_inline_slices_come_back_with_open(tmp_path):
         assert lease.count == 10
         piece = meta_pb2.NewSlice(chunk=0, pos=0, slice=lease.first, size=5, len=5, data=b"hello")
         done = await peer.change(commit_slices=meta_pb2.CommitSlices(ino=ino, slices=[piece]))
-        assert ATTR.unpack(done.attr)[1:3] == (5, 1)
+        assert ATTR.unpack(done.attr)[1:3] == (5, 8)
         opened = await peer.read(open=meta_pb2.Open(ino=ino, want_slices=True))
         assert [(e.pos, e.len, e.slice, e.inline) for e in opened.extents] == [(0, 5, lease.first, True)]
         assert [(d.slice, d.data) for d in opened.inline_data] == [(lease.first, b"hello")]
