@@ -52,6 +52,8 @@ class LocalDir:
             if create:
                 os.makedirs(self._root, mode=0o700, exist_ok=True)
             self._identity = _identity(self._root)
+        except FileExistsError:
+            raise ObjectDenied(f"cannot open the object directory {self._root}: it is not a directory") from None
         except OSError as error:
             raise _translated(error, f"open the object directory {self._root}") from error
         self._known_dirs: set[str] = {""}
