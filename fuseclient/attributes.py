@@ -38,6 +38,7 @@ BLOCK_BYTES: Final = 4096
 _UNLIMITED_BLOCKS: Final = (1 << 50) // BLOCK_BYTES
 _UNLIMITED_FILES: Final = 1 << 32
 _STATFS_S: Final = 1.0
+_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.")  # xattr(7)
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAME_MAX: Final = 255
 
@@ -123,7 +124,7 @@ class Attributes:
             raise FsError(errno.EOPNOTSUPP)
         attr = self._attrs.get(ino)
         if (attr is not None and lacks_xattrs(attr)) or self._known.xattrs.knows(ino, name):
-            raise FsError(errno.ENODATA)
+            raise FsError(errno.ENODATA if name.startswith(_NAMESPACES) else errno.EOPNOTSUPP)
         return self._getxattr(ino, name, caller)
 
     async def _getxattr(self, ino: int, name: bytes, caller: Caller) -> bytes:

@@ -1,7 +1,8 @@
 """A real mount and a plain local directory, side by side: every call gives the same result, errno, contents and attributes.
 
 Hypothesis chooses the calls. What may differ is not compared: inode numbers, sizes of directories, and times that no call has
-set. Half of the calls run as an ordinary user, so permissions are compared too.
+set. Half of the calls run as an ordinary user, so permissions are compared too. Opens do not block, since a name may be a FIFO;
+devices are left out, since the mount is nodev.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class SideBySide(RuleBasedStateMachine):
     )
     def create(self, path: bytes, flags: int, mode: int, data: bytes, size: int) -> None:
         def call(root: bytes) -> object:
-            fd = os.open(root + b"/" + path, os.O_CREAT | os.O_WRONLY | flags, mode)
+            fd = os.open(root + b"/" + path, os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK | flags, mode)
             try:
                 return os.write(fd, (data * (size // max(1, len(data)) + 1))[:size])
             finally:
@@ -152,7 +153,7 @@ class SideBySide(RuleBasedStateMachine):
     )
     def overwrite(self, path: bytes, offset: int, data: bytes, times: int, sync: bool) -> None:
         def call(root: bytes) -> object:
-            fd = os.open(root + b"/" + path, os.O_RDWR)
+            fd = os.open(root + b"/" + path, os.O_RDWR | os.O_NONBLOCK)
             try:
                 wrote = os.pwrite(fd, data * times, offset)
                 if sync:
@@ -166,7 +167,7 @@ class SideBySide(RuleBasedStateMachine):
     @rule(path=PATHS, offset=OFFSETS, size=SIZES)
     def read(self, path: bytes, offset: int, size: int) -> None:
         def call(root: bytes) -> object:
-            fd = os.open(root + b"/" + path, os.O_RDONLY)
+            fd = os.open(root + b"/" + path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 return os.pread(fd, size, offset)
             finally:
@@ -181,7 +182,7 @@ class SideBySide(RuleBasedStateMachine):
     @rule(path=PATHS, byte=st.integers(0, 255))
     def write_through_map(self, path: bytes, byte: int) -> None:
         def call(root: bytes) -> object:
-            fd = os.open(root + b"/" + path, os.O_RDWR)
+            fd = os.open(root + b"/" + path, os.O_RDWR | os.O_NONBLOCK)
             try:
                 size = os.fstat(fd).st_size
                 if not 0 < size <= 1 << 20:
@@ -199,7 +200,7 @@ class SideBySide(RuleBasedStateMachine):
     def mkdir(self, path: bytes, mode: int) -> None:
         self.both(lambda root: os.mkdir(root + b"/" + path, mode))
 
-    @rule(path=PATHS, mode=MODES, kind=st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, stat.S_IFCHR]))
+    @rule(path=PATHS, mode=MODES, kind=st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG]))
     def mknod(self, path: bytes, mode: int, kind: int) -> None:
         self.both(lambda root: os.mknod(root + b"/" + path, mode | kind, os.makedev(1, 3)))
 
@@ -274,7 +275,7 @@ class SideBySide(RuleBasedStateMachine):
         fds: list[int] = []
 
         def call(root: bytes) -> object:
-            fds.append(os.open(root + b"/" + path, os.O_RDWR))
+            fds.append(os.open(root + b"/" + path, os.O_RDWR | os.O_NONBLOCK))
             return "open"
 
         if self.both(call) == "open" and len(fds) == 2:
@@ -339,7 +340,7 @@ def drive(cluster: Cluster, scratch: Path, runs: int, steps: int) -> None:
 
 @pytest.mark.timeout(900)
 def test_two_thousand_steps_beside_a_local_directory(cluster: Cluster, scratch: Path) -> None:
-    drive(cluster, scratch, runs=50, steps=60)
+    drive(cluster, scratch, runs=120, steps=60)
 
 
 @pytest.mark.soak
