@@ -75,12 +75,18 @@ _BY_STATUS: Final = {
 }
 
 
-class StreamEnded(Exception):
-    """The stream has ended; `end` says what to make of it, the text is for people."""
+#: What gRPC says when a stream ends while something is being written to it: the status that the peer sent is lost.
+_STATUS_LOST: Final = grpc.StatusCode.INTERNAL
+_OPEN_TRIES: Final = 3
 
-    def __init__(self, end: StreamEnd, text: str) -> None:
+
+class StreamEnded(Exception):
+    """The stream has ended; `end` says what to make of it, the text is for people. `vague`: the peer may have said more."""
+
+    def __init__(self, end: StreamEnd, text: str, *, vague: bool = False) -> None:
         super().__init__(text)
         self.end = end
+        self.vague = vague
 
 
 class MetaStream:
@@ -97,6 +103,17 @@ class MetaStream:
     @classmethod
     async def open(cls, address: Address, attach: pb.Attach, timeout_s: float) -> tuple[MetaStream, pb.Attached]:
         """Connect and attach. Raises StreamEnded."""
+        tries = _OPEN_TRIES
+        while True:
+            tries -= 1
+            try:
+                return await cls._open(address, attach, timeout_s)
+            except StreamEnded as ended:
+                if not ended.vague or not tries:
+                    raise
+
+    @classmethod
+    async def _open(cls, address: Address, attach: pb.Attach, timeout_s: float) -> tuple[MetaStream, pb.Attached]:
         stream = cls(grpc.aio.insecure_channel(str(address), options=tuple(OPTIONS.items())))
         try:
             async with asyncio.timeout(timeout_s):
@@ -166,4 +183,4 @@ def _translated(error: grpc.aio.AioRpcError) -> StreamEnded:
     if end is None:
         end = StreamEnd.LOST if reason else _BY_STATUS.get(error.code(), StreamEnd.LOST)
     detail = error.details() or error.code().name
-    return StreamEnded(end, f"{detail} ({reason})" if reason else detail)
+    return StreamEnded(end, f"{detail} ({reason})" if reason else detail, vague=not reason and error.code() is _STATUS_LOST)

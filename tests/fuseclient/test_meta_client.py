@@ -161,6 +161,15 @@ async def test_a_refused_attach_says_what_and_what_next(
     assert "/data/sub%20dir" in str(refused.value)
 
 
+async def test_a_refusal_whose_reason_was_lost_on_the_way_is_asked_for_again(service: FakeMeta) -> None:
+    """gRPC says INTERNAL when a stream ends while it is still being written to."""
+    refusals = [(grpc.StatusCode.INTERNAL, ""), (grpc.StatusCode.UNIMPLEMENTED, "")]
+    service.refuse_attach = lambda attach: refusals.pop(0)
+    with pytest.raises(ClientError, match="client port"):
+        await connected(service)
+    assert not refusals
+
+
 async def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = VolumeUrl.parse(f"keel://127.0.0.1:{server.getsockname()[1]}/v")
