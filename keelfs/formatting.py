@@ -39,8 +39,9 @@ def check_store(store: str, name: str) -> bool:
 
 def create_volume(client: AdminClient, name: str, settings: dict[str, Any]) -> admin_pb2.Volume:
     """The new volume; its root directory belongs to the caller."""
+    existing = {volume.name for volume in client.volumes()}  # first: without a server nothing is made in the store either
     is_new = check_store(settings["store"], name)
-    if not is_new and name not in {volume.name for volume in client.volumes()}:
+    if not is_new and name not in existing:
         raise ClientError(
             f"{settings['store']} holds objects below {name}/ already: of a volume {name!r} of another cluster, or of one that "
             "is gone. If nobody needs it, 'keelfs volume destroy' at its own cluster removes them, or, where that is no more, "

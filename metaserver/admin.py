@@ -241,8 +241,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if len(request.path) > wire.PATH_BYTES_MAX:
             raise AdminError(errno.ENAMETOOLONG, "bad-path", f"the path is longer than {wire.PATH_BYTES_MAX} bytes")
         if request.ino:
+            volume = self._find(request.volume).id if request.volume else 0
             inode = reads.getattr(self._txn, request.ino)
-            if request.volume and self._find(request.volume).id != inode.volume:
+            if volume not in (0, inode.volume):
                 message = f"inode {request.ino} is not of volume {request.volume!r}"
                 raise AdminError(errno.ENOENT, "other-volume", message)
             return inode
