@@ -82,16 +82,17 @@ async def _fill(url: str, files: int) -> tuple[float, float, float]:
     parent = int.from_bytes(made.attr[:8], "little")
     numbers = iter(range(files))
 
-    async def create_one() -> bool:
-        number = next(numbers, None)
-        if number is None:
-            return False
+    async def create_one() -> int:
+        """Make the next file; its number, -1 when there are enough."""
+        number = next(numbers, -1)
+        if number < 0:
+            return -1
         name = b"file-%07d" % number
         done = await client.change(
             pb.Request(create=pb.Create(parent=parent, name=name, mode=0o644, exclusive=True, cred=pb.Cred()))
         )
         client.release(int.from_bytes(done.attr[:8], "little"))
-        return True
+        return number
 
     async def sample(count: int) -> float:
         times = []
@@ -101,14 +102,16 @@ async def _fill(url: str, files: int) -> tuple[float, float, float]:
             times.append(time.perf_counter() - before)
         return statistics.median(times) * 1e6
 
-    async def worker(until: int) -> None:
-        while numbers.__length_hint__() > until and await create_one():
+    async def worker() -> None:
+        while -1 < await create_one() < files - SAMPLE - IN_FLIGHT:
             pass
 
     started = time.perf_counter()
     early = await sample(SAMPLE)
-    await asyncio.gather(*(worker(SAMPLE) for _ in range(IN_FLIGHT)))
-    late = await sample(numbers.__length_hint__())
+    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+    late = await sample(SAMPLE // 2)
+    while await create_one() >= 0:
+        pass
     seconds = time.perf_counter() - started
     await client.close()
     return early, late, seconds

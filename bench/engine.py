@@ -225,6 +225,21 @@ def report(rounds: list[list[Outcome]], as_json: bool) -> None:
         )
 
 
+def measure(_options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rows of name, value, unit and what is wanted, for `python -m bench`."""
+    command = [sys.executable, "-m", "bench.engine", "--json"]
+    for in_flight, wanted in ((64, "at least 10,000"), (1, "-")):
+        count = ["--in-flight", str(in_flight), "--creates", str(300 * in_flight + 2000)]
+        done = subprocess.run([*command, *count], check=True, capture_output=True, text=True)
+        for row in json.loads(done.stdout):
+            what = f"{row['op']}, engine alone, {in_flight} in flight"
+            goal = wanted if row["op"] == "create" else "-"
+            yield {"part": "engine", "what": what, "value": row["ops_per_s"], "unit": "ops/s", "wanted": goal}
+            for side in ("server", "client"):
+                cpu = {"what": f"{what}: CPU of the {side}", "value": row[f"{side}_cpu_us"], "unit": "us an operation"}
+                yield {"part": "engine", "wanted": "-", **cpu}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="creates per second of the metadata engine alone")
     parser.add_argument("--creates", type=int, default=20_000)

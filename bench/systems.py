@@ -16,9 +16,12 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from keelfs.embedded import Embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _START_TIMEOUT_S = 30.0
 
@@ -155,7 +158,7 @@ class JuiceFS:
         self._children.append(child)
 
 
-SYSTEMS = {"local": Local, "keelfs": KeelFS, "juicefs": JuiceFS}
+SYSTEMS: dict[str, Callable[[Path], System]] = {"local": Local, "keelfs": KeelFS, "juicefs": JuiceFS}
 
 
 def run(command: list[str]) -> str:
