@@ -283,6 +283,17 @@ def test_a_store_that_cannot_be_written_refuses_the_mount(home: Path, moto: int)
             assert not os.path.ismount(home / "mnt")
 
 
+def test_a_cache_directory_that_is_none_refuses_the_mount(home: Path, moto: int) -> None:
+    with closing(Bucket(moto)) as store, volume_on(store, home) as cluster:
+        (home / "file").touch()
+        (home / "second").mkdir()
+        env = {**os.environ, **CREDENTIALS}
+        done = keelfs("mount", cluster.url, home / "second", "--cache-dir", home / "file/below", env=env, check=False)
+        assert done.returncode == 1
+        assert "cannot use the cache directory" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_store_that_is_not_there_refuses_the_mount_in_bounded_time(home: Path) -> None:
     with Cluster(home, "s3://bucket?endpoint=http://127.0.0.1:9", dict(CREDENTIALS)) as cluster:
         cluster.server.start()
