@@ -313,7 +313,11 @@ class Notifications:
 
     def invalidate_inode(self, ino: int, *, data: bool) -> None:
         if ino in self._adapter.nodes:
-            self._submit(pyfuse3.invalidate_inode, self._adapter.nodeid(ino), not data)
+            nodeid = self._adapter.nodeid(ino)
+            # Attributes need no lock, and must be gone before anything else is answered (fuseclient/kernel/notify.py).
+            self._send(pyfuse3.invalidate_inode, nodeid, True)
+            if data:
+                self._submit(pyfuse3.invalidate_inode, nodeid, False)
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         if parent in self._adapter.nodes:
