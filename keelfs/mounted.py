@@ -62,6 +62,10 @@ class MountRecord:
             return None
         return pid if b"keelfs" in command else None
 
+    def is_abandoned(self) -> bool:
+        """A process served it and is dead, or dying and nothing more than that."""
+        return self._path.exists() and self.pid() is None
+
     def remove(self) -> None:
         """This process does not serve it any more."""
         if self.pid() == os.getpid():

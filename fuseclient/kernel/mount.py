@@ -29,7 +29,7 @@ _MOUNTINFO: Final = "/proc/self/mountinfo"
 _FUSERMOUNT: Final = "fusermount3"
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_NOATIME = 1, 2, 4, 8, 1024
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 
 
 class MountError(ClientError):
@@ -283,8 +283,10 @@ def _complaint(done: subprocess.CompletedProcess[str]) -> str:
 # --- the end
 
 
-def unmount(mountpoint: str | os.PathLike[str], *, lazy: bool = False) -> None:
-    """Unmount a path. With `lazy` it goes at once and the mount ends when its last user does."""
+def unmount(mountpoint: str | os.PathLike[str], *, lazy: bool = False, dead: bool = False) -> None:
+    """Unmount a path. With `lazy` it goes at once and the mount ends when its last user does. `dead` says that nobody serves it
+    any more: its requests are aborted, so that who waits for one is let go (a process that was killed while it told the
+    kernel to drop pages may itself be among them)."""
     path = os.path.abspath(mountpoint)  # no realpath: it would ask a mount that may be dead
     if mounted_at(path) is None:
         raise MountError(f"{path} is not a mount")
@@ -292,6 +294,11 @@ def unmount(mountpoint: str | os.PathLike[str], *, lazy: bool = False) -> None:
         _unmount_with_helper(path, lazy=lazy)
         return
     libc = ctypes.CDLL(None, use_errno=True)
+    if dead:
+        libc.umount2(os.fsencode(path), _MNT_FORCE)  # aborts; what is in use is detached below
+        lazy = mounted_at(path) is not None
+        if not lazy:
+            return
     if libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)):
         code = ctypes.get_errno()
         if code == errno.EBUSY:

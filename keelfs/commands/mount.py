@@ -106,6 +106,6 @@ def umount(
         raise ClientError(f"{mountpoint} is not a KeelFS mount", exit_code=ExitCode.USAGE)
     record = MountRecord(mountpoint)
     pid = record.pid()
-    unmount(mountpoint, lazy=lazy)
+    unmount(mountpoint, lazy=lazy, dead=record.is_abandoned())
     if pid is not None and not lazy:
         wait_for_end(pid, mountpoint)
