@@ -138,7 +138,7 @@ class Rounds:
         for folder, before in self._looks.items():
             assert look(folder) == before, folder
         # Dead clients' sessions end; what they held open without a name goes with them.
-        wait_for(lambda: cluster.status()["orphans"] == "0", "the orphans of dead clients to be reaped")
+        wait_for(lambda: cluster.status()["orphans"] == 0, "the orphans of dead clients to be reaped")
         cluster.unmount("mnt")
         assert cluster.server.stop() == 0
         assert violations(cluster.home / "meta") == []
