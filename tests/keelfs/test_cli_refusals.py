@@ -159,7 +159,10 @@ def test_nonempty_says_that_it_is_meant(cluster: Cluster, home: Path) -> None:
 
 def test_a_mountpoint_whose_process_has_died(refused: Refused, cluster: Cluster) -> None:
     path = cluster.mount("dead")
-    cluster.mounts.pop("dead").kill()
+    child = cluster.mounts.pop("dead").child
+    assert child is not None
+    child.kill()
+    child.wait()
     with pytest.raises(OSError, match="not connected"):
         os.listdir(path)
     refused(1, "whose process has died", "mount", cluster.url, path)
