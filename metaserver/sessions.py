@@ -170,6 +170,12 @@ class Sessions:
             return
         self._closed(session, expired=expired)
 
+    def forgive(self, seconds: float) -> None:
+        """Nobody could be heard for so long, since this process was stopped or the machine was: it counts against nobody."""
+        now = self._clock()
+        for session in self._live.values():
+            session.heard_s = min(session.heard_s + seconds, now)
+
     async def sweep(self) -> None:
         """Expire the sessions that were silent for too long."""
         overdue_s = self._clock() - self.ttl_s

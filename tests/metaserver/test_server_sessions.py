@@ -46,6 +46,22 @@ async def test_only_the_right_secret_on_the_right_volume_resumes():
         assert refused.value.ending.code is code
 
 
+async def test_time_in_which_the_server_was_stopped_counts_against_nobody():
+    bench = Bench()
+    sessions = await table(bench)
+    live, other = await opened(bench, sessions), await opened(bench, sessions)
+    bench.now_s += 20
+    sessions.heard(other)
+    bench.now_s += 500
+    sessions.forgive(500)
+    assert (sessions.silent_s(live), sessions.silent_s(other)) == (20, 0)
+    await sessions.sweep()
+    assert len(sessions) == 2
+    bench.now_s += 41
+    await sessions.sweep()
+    assert [left.id for left in sessions] == [other.id]
+
+
 async def test_expiry_is_logged_and_told():
     bench = Bench()
     sessions = await table(bench)
