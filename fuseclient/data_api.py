@@ -53,6 +53,10 @@ class FileData(Protocol):
     def seek(self, offset: int, whence: int) -> int | Awaitable[int]:
         """SEEK_DATA and SEEK_HOLE. Raises FsError(ENXIO)."""
 
+    def forsake(self) -> None:
+        """The session ended under which the dirty bytes were written: others may have used the file since, so none of these
+        may ever be committed, not even by a flush that is under way. They can be read until `close`; every flush fails."""
+
     def close(self) -> Awaitable[None] | None:
         """Nobody uses the file any more; it is clean, or what is dirty is given up. None when there is nothing to wait for."""
 

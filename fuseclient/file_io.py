@@ -297,25 +297,26 @@ class FileIo:
     # a session that has ended
 
     def session_ended(self) -> None:
-        """Nothing is held open any more; open again what is open here, and give up what was not stored."""
+        """Nothing is held open any more; open again what is open here, and give up what was not stored. At once: a flush that
+        goes on now would commit it under the next session, over what others have written since."""
         for file in self._files.values():
             file.holds = 0
             file.stale = True
-            self._known.behind(self._revive(file), f"opening inode {file.ino} again")
-
-    async def _revive(self, file: OpenFile) -> None:
-        async with file.exclusive:
-            old = file.data
-            lost = old.dirty and bool(old.mtime_ns)
+            lost = file.data.dirty and bool(file.data.mtime_ns)
             if lost:
                 file.losses += 1
                 file.killing = False
+                file.data.forsake()
+            self._known.behind(self._revive(file, lost), f"opening inode {file.ino} again")
+
+    async def _revive(self, file: OpenFile, lost: bool) -> None:
+        async with file.exclusive:
             tick = self._attrs.tick
             response = await self._meta.read(pb.Request(open=pb.Open(ino=file.ino, cred=cred_of(_SYSTEM))))
             file.holds += 1
             attr = self._known.learn(response.attr, tick)
             if lost:
-                closing = old.close()
+                closing = file.data.close()
                 if closing is not None:
                     await closing
                 file.data = self._known.data.file(attr)

@@ -122,6 +122,9 @@ class StoredFile:
             raise FsError(errno.ENXIO, "beyond the end of the file")
         return self._seek(offset, want_data=whence == os.SEEK_DATA)
 
+    def forsake(self) -> None:
+        self._writer.forsake()
+
     def close(self) -> Awaitable[None] | None:
         self._hooks.closed(self)
         return self._writer.abandon() if self._writer.dirty else None

@@ -9,12 +9,13 @@ Rules
    are forgotten in the same step in which the chunk maps are dropped, so that a read finds every byte in one of the two.
  - What could not be uploaded or committed stays dirty and readable, and the next flush tries again; so a flush succeeds
    only when everything is durable. Until then further writes to the file are refused with the same error, which bounds
-   what piles up. `abandon` gives it all up.
+   what piles up. `abandon` gives it all up; `forsake` sees to it that nothing more is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
@@ -73,6 +74,7 @@ class Writer:
         self._committing = asyncio.Lock()
         self._kill_priv = False
         self._failed = False
+        self._forsaken = False
         self._last_attr: Attr | None = None
         self.dirty = DirtyFile(settings.block_bytes, settings.inline_bytes)
         self.mtime_ns = 0
@@ -125,6 +127,10 @@ class Writer:
             self._submit()
             self._discard(gone)
             self._failed = any(run.carrier.error for run in self.dirty.all_runs())
+
+    def forsake(self) -> None:
+        """Commit nothing more; see data_api.py."""
+        self._forsaken = True
 
     async def abandon(self) -> None:
         """Give up everything that is dirty, after the commit that is under way; wait until it is cleared away."""
@@ -235,6 +241,8 @@ class Writer:
             inline = run.contents() if run.is_inline else b""
             size = len(inline) or carrier.size
             slices.append(NewSlice(run.chunk, run.pos, carrier.slice, size, run.off, run.use, inline))
+        if self._forsaken:
+            raise FsError(errno.EIO, "the session under which this was written is over")
         kill_priv, self._kill_priv = self._kill_priv, False
         try:
             attr = await self._service.commit(self._ino, slices, self.mtime_ns, kill_priv)

@@ -300,6 +300,37 @@ async def test_what_is_cut_off_leaves_no_objects() -> None:
     assert world.path.stats()["dirty_bytes"] == 0
 
 
+async def test_forsaken_data_is_not_committed_even_by_a_flush_under_way() -> None:
+    """Else what a dead session wrote would land under the next one, over what others have written since."""
+    world = World()
+    file = world.file()
+    file.write(0, memoryview(b"u" * BLOCK), False)
+    file.write(3 * BLOCK, memoryview(b"inline"), False)
+    flush = asyncio.ensure_future(file.flush())
+    await world.settle()  # its upload waits for a thread
+    file.forsake()
+    for one in (flush, file.flush()):
+        with pytest.raises(FsError) as caught:
+            await world.do(one)
+        assert caught.value.errno == errno.EIO
+    assert not world.service.commits
+    assert b"".join(await world.do(_read(file, 0, 10))) == b"u" * 10
+    closing = file.close()
+    assert closing is not None
+    await world.do(closing)
+    assert world.store.objects == {}
+    # The file's next life is not concerned.
+    fresh = world.file()
+    fresh.write(0, memoryview(b"new"), False)
+    await world.do(fresh.flush())
+    assert len(world.service.commits) == 1
+
+
+async def _read(file: StoredFile, offset: int, size: int) -> Any:
+    found = file.read(offset, size)
+    return found if isinstance(found, list) else await found  # type: ignore[misc]
+
+
 async def test_an_interrupted_flush_commits_once() -> None:
     world = World()
     file = world.file()

@@ -420,6 +420,7 @@ class FakeFile:
         self.kill = False
         self.error: FsError | None = None
         self.closed = False
+        self.forsaken = False
         self.primed = 0
         self.refreshed = 0
 
@@ -448,6 +449,8 @@ class FakeFile:
             return None
         for _ in range(3):
             await asyncio.sleep(0)
+        if self.forsaken:
+            raise FsError(errno.EIO, "forsaken")
         writes, self.writes = self.writes, []
         kill, self.kill = self.kill, False
         attr = self._path.meta.commit(self.ino, writes, self.mtime_ns, kill)
@@ -470,6 +473,9 @@ class FakeFile:
         if offset >= self.size:
             raise FsError(errno.ENXIO)
         return offset if whence == 3 else self.size
+
+    def forsake(self) -> None:
+        self.forsaken = True
 
     def close(self) -> None:
         self.writes = []

@@ -282,6 +282,27 @@ async def test_an_expired_session_loses_what_was_dirty_and_says_so_once(fs: File
     assert not meta.holds
 
 
+async def test_what_an_expired_session_wrote_never_lands_over_what_others_write(fs: FileSystem, meta: FakeMeta) -> None:
+    """Not by a flush that was under way either, nor by one that comes before the file is opened again."""
+    ino, fh = await create(fs)
+    await write(fs, ino, fh, 0, b"lost")
+    flush = asyncio.ensure_future(fs.fsync(ino, fh, False))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    meta.reset("expired")
+    meta.foreign_write(ino, b"theirs, and longer")
+    later = fs.flush(ino, fh, 0)
+    assert later is not None
+    for one in (flush, later):
+        with pytest.raises(FsError) as refusal:
+            await one
+        assert refusal.value.errno == errno.EIO
+    await fs.known.settled()
+    assert meta.nodes[ino].content == b"theirs, and longer"
+    assert await read(fs, ino, fh) == b"theirs, and longer"
+    await close(fs, ino, fh)
+    assert meta.nodes[ino].content == b"theirs, and longer"
+
+
 async def test_a_lost_stream_loses_nothing(fs: FileSystem, meta: FakeMeta) -> None:
     ino, fh = await create(fs)
     await write(fs, ino, fh, 0, b"kept")
