@@ -129,12 +129,12 @@ class Cluster:
         found: dict[str, Any] = json.loads(keelfs("status", self.address, "--json").stdout)
         return found
 
-    def mount(self, name: str, *options: str) -> Path:
-        """One more mount, on home/name; the path."""
+    def mount(self, name: str, *options: str, url: str = "") -> Path:
+        """One more mount, on home/name; the path. `url`: another way to the same volume."""
         path = self.home / name
         path.mkdir(exist_ok=True)
         cache = ("--cache-dir", str(self.home / f"{name}.cache"))
-        process = Process(self.home / f"{name}.log", "mount", self.url, path, *cache, *options, env=self.env)
+        process = Process(self.home / f"{name}.log", "mount", url or self.url, path, *cache, *options, env=self.env)
         process.start()
         self.mounts[name] = process
         return path

@@ -1,7 +1,6 @@
 """Object stores for the tests: a folder, moto's server, a radosgw; and what a test does to them behind KeelFS's back.
 
-The servers are processes of their own, so that they share no interpreter with anybody. `Proxy` stands between a server and its
-clients and can be switched off: a store that has vanished.
+The servers are processes of their own, so that they share no interpreter with anybody.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -226,86 +224,3 @@ def start_radosgw(servers: Processes) -> int:
     spawn("radosgw", "-c", conf, "-n", "client.admin", f"--rgw-frontends=beast endpoint=127.0.0.1:{port}", "-f")
     servers.wait_for_port(port)
     return port
-
-
-class Proxy:
-    """Passes TCP connections on to a port of this machine, until it is switched off."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._serving: list[threading.Thread] = []
-        self._accepting: tuple[socket.socket, threading.Thread] | None = None
-        self.port = free_port()
-        self.on()
-
-    def on(self) -> None:
-        """Take connections."""
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen(128)
-        self._accepting = listener, threading.Thread(target=self._accept, args=(listener,), daemon=True)
-        self._accepting[1].start()
-
-    def off(self) -> None:
-        """Refuse connections, and cut those that exist."""
-        accepting, self._accepting = self._accepting, None
-        if accepting is not None:
-            _cut(accepting[0])
-            accepting[1].join()
-        with self._lock:
-            for one in self._open:
-                _cut(one)
-        for thread in self._serving:
-            thread.join()
-        self._serving.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.off()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with listener:
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    server = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:
-                    client.close()
-                    continue
-                with self._lock:
-                    self._open |= {client, server}
-                thread = threading.Thread(target=self._serve, args=(client, server), daemon=True)
-                self._serving.append(thread)
-                thread.start()
-
-    def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        back = threading.Thread(target=_pump, args=(server, client), daemon=True)
-        back.start()
-        _pump(client, server)
-        back.join()
-        with self._lock:
-            self._open -= {client, server}
-            client.close()
-            server.close()
-
-
-def _cut(one: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass bytes on until either end is gone; then both are cut."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 18):
-            target.sendall(data)
-    _cut(source)
-    _cut(target)

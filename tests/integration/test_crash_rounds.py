@@ -17,6 +17,7 @@ import pytest
 from tests.fuse.cluster import DEADLINE_S, Cluster, wait_for
 from tests.integration.crash_model import Seen, check, look, read_journal
 from tests.integration.offline import violations
+from tests.integration.tcp_proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,13 +63,19 @@ class Load:
 class Rounds:
     """A cluster, loads one after the other, and what was found of each of them."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: Cluster, proxy: Proxy, seed: int) -> None:
         self._cluster = cluster
+        self._proxy = proxy
+        self._url = f"keel://127.0.0.1:{proxy.port}/{Cluster.VOLUME}"
         self._rng = random.Random(seed)
         self._seed = seed
         self._lives = 0
         self._looks: dict[Path, dict[str, Seen]] = {}
         self.kills = 0
+
+    def mount(self) -> None:
+        """Over a line on which answers can be lost."""
+        self._cluster.mount("mnt", url=self._url)
 
     def life(self) -> None:
         """One load: some kills of the server, which it must not notice, then an end."""
@@ -92,11 +99,25 @@ class Rounds:
 
     def _kill_server(self) -> None:
         self.kills += 1
+        self._lose_answers()
         self._cluster.server.kill()
+        self._proxy.muted = False
         if self._rng.random() < 0.2:  # and again, before anybody is back
             self._cluster.server.start()
             self._cluster.server.kill()
         self._cluster.server.start()
+
+    def _lose_answers(self) -> None:
+        """Most of the time the server carries out a little more than it can tell, and is asked for it again after its restart;
+        sometimes the line is cut in the same way before, and the same server is asked again."""
+        if self._rng.random() < 0.7:
+            self._proxy.muted = True
+            time.sleep(self._rng.uniform(0.002, 0.03))
+            if self._rng.random() < 0.3:
+                self._proxy.off()
+                self._proxy.muted = False
+                self._proxy.on()
+                time.sleep(self._rng.uniform(0.1, 0.5))
 
     def _end_well(self, load: Load) -> bool:
         load.stop()
@@ -109,7 +130,7 @@ class Rounds:
         self._cluster.mounts["mnt"].kill()
         load.process.wait(DEADLINE_S)
         self._cluster.kill_mount("mnt")
-        self._cluster.mount("mnt")
+        self.mount()
         return True
 
     def _kill_both(self, load: Load) -> bool:
@@ -147,10 +168,10 @@ class Rounds:
 def crash(home: Path, kills: int) -> None:
     seed = int(os.environ.get("KEELFS_CRASH_SEED") or random.SystemRandom().randrange(10**6))
     print(f"KEELFS_CRASH_SEED={seed}")
-    with Cluster(home) as cluster:
+    with Cluster(home) as cluster, Proxy(int(cluster.address.rpartition(":")[2])) as proxy:
         cluster.start_unmounted("--block-size", "256KiB")
-        cluster.mount("mnt")
-        rounds = Rounds(cluster, seed)
+        rounds = Rounds(cluster, proxy, seed)
+        rounds.mount()
         while rounds.kills < kills:
             rounds.life()
         rounds.finish()

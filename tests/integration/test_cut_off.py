@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fuseclient.volume_url import parse_address
 from keelfs.admin_client import admin, admin_address
 from tests.fuse.cluster import Cluster, Process, wait_for
-from tests.integration.object_servers import Proxy
+from tests.integration.tcp_proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -139,8 +139,13 @@ def test_the_store_s_disk_is_full(home: Path) -> None:
         assert refused(lambda: write_and_sync(top / "big", noise(16 * MIB, 4))) == errno.ENOSPC
         assert refused(lambda: (top / "big2").write_bytes(noise(16 * MIB, 4))) == errno.ENOSPC
         with open(top / "growing", "ab", buffering=0) as file:
+
+            def grow() -> None:
+                file.write(noise(12 * MIB, 5))
+                os.fsync(file.fileno())
+
             # As soon as the mount knows that it does not fit: at a write, at the latest at fsync.
-            assert refused(lambda: (file.write(noise(12 * MIB, 5)), os.fsync(file.fileno()))) == errno.ENOSPC
+            assert refused(grow) == errno.ENOSPC
             # What was there before is there still, and what was written can be read until it is given up.
             assert (top / "growing").read_bytes()[: 2 * MIB] == noise(2 * MIB, 3)
             assert refused(file.close) == errno.ENOSPC

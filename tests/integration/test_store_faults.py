@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fuse.cluster import Cluster, keelfs, wait_for
-from tests.integration.object_servers import CREDENTIALS, Bucket, Folder, Proxy
+from tests.integration.object_servers import CREDENTIALS, Bucket, Folder
+from tests.integration.tcp_proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
