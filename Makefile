@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PROTOS := protos/meta.proto protos/admin.proto protos/raft.proto
+PROTOS := $(sort $(wildcard protos/*.proto))
 
 .PHONY: help setup setup-dev demo test lint protos protos-check lock soak bench clean
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/admin.proto\x12\x0fkeelfs.admin.v1\"b\n\x13\x43reateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsettings_json\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04mode\x18\x05 \x01(\r\"\x14\n\x12ListVolumesRequest\"<\n\x10ListVolumesReply\x12(\n\x07volumes\x18\x01 \x03(\x0b\x32\x17.keelfs.admin.v1.Volume\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x14\x44\x65stroyVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"4\n\x12\x44\x65stroyVolumeReply\x12\x0e\n\x06inodes\x18\x01 \x01(\x04\x12\x0e\n\x06slices\x18\x02 \x01(\x04\"\xae\x01\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x06\x12\x15\n\rsettings_json\x18\x04 \x01(\t\x12\x12\n\nbytes_used\x18\x05 \x01(\x04\x12\x13\n\x0binodes_used\x18\x06 \x01(\x04\x12\x12\n\ncreated_ns\x18\x07 \x01(\x10\x12\x15\n\rslices_doomed\x18\x08 \x01(\x04\x12\x11\n\tdestroyed\x18\t \x01(\x08\"\x0f\n\rStatusRequest\"\x90\x01\n\rSessionStatus\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x11\n\tsilent_ms\x18\x05 \x01(\x04\x12\x12\n\nopen_files\x18\x06 \x01(\x04\x12\x14\n\x0cresults_kept\x18\x07 \x01(\x04\"\xf7\x02\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x15\n\rindex_applied\x18\x06 \x01(\x04\x12\x1a\n\x12index_checkpointed\x18\x07 \x01(\x04\x12\x11\n\twal_bytes\x18\x08 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\t \x01(\x04\x12\x11\n\tuptime_ms\x18\n \x01(\x04\x12\x30\n\x08sessions\x18\x0b \x03(\x0b\x32\x1e.keelfs.admin.v1.SessionStatus\x12\x0f\n\x07orphans\x18\x0c \x01(\x04\x12\x15\n\rslices_doomed\x18\r \x01(\x04\x12\x11\n\tread_only\x18\x0e \x01(\x08\x12\x18\n\x10read_only_reason\x18\x0f \x01(\t\x12\x11\n\trss_bytes\x18\x10 \x01(\x04\x12\x0e\n\x06inodes\x18\x11 \x01(\x04\"=\n\x10InodeInfoRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0b\n\x03ino\x18\x03 \x01(\x06\"\xa3\x01\n\x0eInodeInfoReply\x12\x0c\n\x04\x61ttr\x18\x01 \x01(\x0c\x12\r\n\x05paths\x18\x02 \x03(\x0c\x12*\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1a.keelfs.admin.v1.ChunkInfo\x12\x13\n\x0bxattr_names\x18\x04 \x03(\x0c\x12\x0f\n\x07symlink\x18\x05 \x01(\x0c\x12\x0f\n\x07open_by\x18\x06 \x01(\x04\x12\x11\n\ttruncated\x18\x07 \x01(\x08\"H\n\tChunkInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12,\n\x07\x65xtents\x18\x02 \x03(\x0b\x32\x1b.keelfs.admin.v1.ExtentInfo\"q\n\nExtentInfo\x12\x0b\n\x03pos\x18\x01 \x01(\r\x12\x0b\n\x03len\x18\x02 \x01(\r\x12\r\n\x05slice\x18\x03 \x01(\x04\x12\x0b\n\x03off\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\x0e\n\x06inline\x18\x06 \x01(\x08\x12\x0f\n\x07objects\x18\x07 \x03(\t\"\x13\n\x11\x43heckpointRequest\" \n\x0f\x43heckpointReply\x12\r\n\x05index\x18\x01 \x01(\x04\x32\xc0\x04\n\x05\x41\x64min\x12M\n\x0c\x43reateVolume\x12$.keelfs.admin.v1.CreateVolumeRequest\x1a\x17.keelfs.admin.v1.Volume\x12U\n\x0bListVolumes\x12#.keelfs.admin.v1.ListVolumesRequest\x1a!.keelfs.admin.v1.ListVolumesReply\x12G\n\tGetVolume\x12!.keelfs.admin.v1.GetVolumeRequest\x1a\x17.keelfs.admin.v1.Volume\x12[\n\rDestroyVolume\x12%.keelfs.admin.v1.DestroyVolumeRequest\x1a#.keelfs.admin.v1.DestroyVolumeReply\x12\x46\n\x06Status\x12\x1e.keelfs.admin.v1.StatusRequest\x1a\x1c.keelfs.admin.v1.StatusReply\x12O\n\tInodeInfo\x12!.keelfs.admin.v1.InodeInfoRequest\x1a\x1f.keelfs.admin.v1.InodeInfoReply\x12R\n\nCheckpoint\x12\".keelfs.admin.v1.CheckpointRequest\x1a .keelfs.admin.v1.CheckpointReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/admin.proto\x12\x0fkeelfs.admin.v1\"b\n\x13\x43reateVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsettings_json\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04mode\x18\x05 \x01(\r\"\x14\n\x12ListVolumesRequest\"<\n\x10ListVolumesReply\x12(\n\x07volumes\x18\x01 \x03(\x0b\x32\x17.keelfs.admin.v1.Volume\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x14\x44\x65stroyVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"4\n\x12\x44\x65stroyVolumeReply\x12\x0e\n\x06inodes\x18\x01 \x01(\x04\x12\x0e\n\x06slices\x18\x02 \x01(\x04\"\xae\x01\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x06\x12\x15\n\rsettings_json\x18\x04 \x01(\t\x12\x12\n\nbytes_used\x18\x05 \x01(\x04\x12\x13\n\x0binodes_used\x18\x06 \x01(\x04\x12\x12\n\ncreated_ns\x18\x07 \x01(\x10\x12\x15\n\rslices_doomed\x18\x08 \x01(\x04\x12\x11\n\tdestroyed\x18\t \x01(\x08\"\x0f\n\rStatusRequest\"\x90\x01\n\rSessionStatus\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x11\n\tsilent_ms\x18\x05 \x01(\x04\x12\x12\n\nopen_files\x18\x06 \x01(\x04\x12\x14\n\x0cresults_kept\x18\x07 \x01(\x04\"\xd5\x03\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x15\n\rindex_applied\x18\x06 \x01(\x04\x12\x1a\n\x12index_checkpointed\x18\x07 \x01(\x04\x12\x11\n\twal_bytes\x18\x08 \x01(\x04\x12\x13\n\x0bstore_bytes\x18\t \x01(\x04\x12\x11\n\tuptime_ms\x18\n \x01(\x04\x12\x30\n\x08sessions\x18\x0b \x03(\x0b\x32\x1e.keelfs.admin.v1.SessionStatus\x12\x0f\n\x07orphans\x18\x0c \x01(\x04\x12\x15\n\rslices_doomed\x18\r \x01(\x04\x12\x11\n\tread_only\x18\x0e \x01(\x08\x12\x18\n\x10read_only_reason\x18\x0f \x01(\t\x12\x11\n\trss_bytes\x18\x10 \x01(\x04\x12\x0e\n\x06inodes\x18\x11 \x01(\x04\x12\x0c\n\x04name\x18\x12 \x01(\t\x12\x0e\n\x06leader\x18\x13 \x01(\t\x12\x12\n\nindex_last\x18\x14 \x01(\x04\x12\x17\n\x0findex_committed\x18\x15 \x01(\x04\x12\x11\n\tlog_first\x18\x16 \x01(\x04\"=\n\x10InodeInfoRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\x0c\x12\x0b\n\x03ino\x18\x03 \x01(\x06\"\xa3\x01\n\x0eInodeInfoReply\x12\x0c\n\x04\x61ttr\x18\x01 \x01(\x0c\x12\r\n\x05paths\x18\x02 \x03(\x0c\x12*\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1a.keelfs.admin.v1.ChunkInfo\x12\x13\n\x0bxattr_names\x18\x04 \x03(\x0c\x12\x0f\n\x07symlink\x18\x05 \x01(\x0c\x12\x0f\n\x07open_by\x18\x06 \x01(\x04\x12\x11\n\ttruncated\x18\x07 \x01(\x08\"H\n\tChunkInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12,\n\x07\x65xtents\x18\x02 \x03(\x0b\x32\x1b.keelfs.admin.v1.ExtentInfo\"q\n\nExtentInfo\x12\x0b\n\x03pos\x18\x01 \x01(\r\x12\x0b\n\x03len\x18\x02 \x01(\r\x12\r\n\x05slice\x18\x03 \x01(\x04\x12\x0b\n\x03off\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\r\x12\x0e\n\x06inline\x18\x06 \x01(\x08\x12\x0f\n\x07objects\x18\x07 \x03(\t\"\x13\n\x11\x43heckpointRequest\" \n\x0f\x43heckpointReply\x12\r\n\x05index\x18\x01 \x01(\x04\"\x10\n\x0eMembersRequest\"~\n\x0cMembersReply\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06leader\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0c\n\x04name\x18\x04 \x01(\t\x12.\n\x07members\x18\x05 \x03(\x0b\x32\x1d.keelfs.admin.v1.MemberStatus\"\xa2\x01\n\x0cMemberStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\r\n\x05\x61\x64min\x18\x05 \x01(\t\x12\r\n\x05voter\x18\x06 \x01(\x08\x12\x11\n\treachable\x18\x07 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x08 \x01(\x04\x12\x0b\n\x03lag\x18\t \x01(\x04\"b\n\x10\x41\x64\x64MemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\r\n\x05\x61\x64min\x18\x05 \x01(\t\",\n\rMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x13\n\x11MarkDigestRequest\" \n\x0fMarkDigestReply\x12\r\n\x05index\x18\x01 \x01(\x04\"2\n\rDigestRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"H\n\x0b\x44igestReply\x12\r\n\x05index\x18\x01 \x01(\x04\x12\r\n\x05state\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x0c\n\x04keys\x18\x04 \x01(\x04\"\x15\n\x13SaveSnapshotRequest\":\n\rSnapshotPiece\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\xc2\t\n\x05\x41\x64min\x12M\n\x0c\x43reateVolume\x12$.keelfs.admin.v1.CreateVolumeRequest\x1a\x17.keelfs.admin.v1.Volume\x12U\n\x0bListVolumes\x12#.keelfs.admin.v1.ListVolumesRequest\x1a!.keelfs.admin.v1.ListVolumesReply\x12G\n\tGetVolume\x12!.keelfs.admin.v1.GetVolumeRequest\x1a\x17.keelfs.admin.v1.Volume\x12[\n\rDestroyVolume\x12%.keelfs.admin.v1.DestroyVolumeRequest\x1a#.keelfs.admin.v1.DestroyVolumeReply\x12\x46\n\x06Status\x12\x1e.keelfs.admin.v1.StatusRequest\x1a\x1c.keelfs.admin.v1.StatusReply\x12O\n\tInodeInfo\x12!.keelfs.admin.v1.InodeInfoRequest\x1a\x1f.keelfs.admin.v1.InodeInfoReply\x12R\n\nCheckpoint\x12\".keelfs.admin.v1.CheckpointRequest\x1a .keelfs.admin.v1.CheckpointReply\x12I\n\x07Members\x12\x1f.keelfs.admin.v1.MembersRequest\x1a\x1d.keelfs.admin.v1.MembersReply\x12M\n\tAddMember\x12!.keelfs.admin.v1.AddMemberRequest\x1a\x1d.keelfs.admin.v1.MembersReply\x12N\n\rPromoteMember\x12\x1e.keelfs.admin.v1.MemberRequest\x1a\x1d.keelfs.admin.v1.MembersReply\x12M\n\x0cRemoveMember\x12\x1e.keelfs.admin.v1.MemberRequest\x1a\x1d.keelfs.admin.v1.MembersReply\x12S\n\x12TransferLeadership\x12\x1e.keelfs.admin.v1.MemberRequest\x1a\x1d.keelfs.admin.v1.MembersReply\x12R\n\nMarkDigest\x12\".keelfs.admin.v1.MarkDigestRequest\x1a .keelfs.admin.v1.MarkDigestReply\x12\x46\n\x06\x44igest\x12\x1e.keelfs.admin.v1.DigestRequest\x1a\x1c.keelfs.admin.v1.DigestReply\x12V\n\x0cSaveSnapshot\x12$.keelfs.admin.v1.SaveSnapshotRequest\x1a\x1e.keelfs.admin.v1.SnapshotPiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,19 +50,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSTATUS']._serialized_start=559
   _globals['_SESSIONSTATUS']._serialized_end=703
   _globals['_STATUSREPLY']._serialized_start=706
-  _globals['_STATUSREPLY']._serialized_end=1081
-  _globals['_INODEINFOREQUEST']._serialized_start=1083
-  _globals['_INODEINFOREQUEST']._serialized_end=1144
-  _globals['_INODEINFOREPLY']._serialized_start=1147
-  _globals['_INODEINFOREPLY']._serialized_end=1310
-  _globals['_CHUNKINFO']._serialized_start=1312
-  _globals['_CHUNKINFO']._serialized_end=1384
-  _globals['_EXTENTINFO']._serialized_start=1386
-  _globals['_EXTENTINFO']._serialized_end=1499
-  _globals['_CHECKPOINTREQUEST']._serialized_start=1501
-  _globals['_CHECKPOINTREQUEST']._serialized_end=1520
-  _globals['_CHECKPOINTREPLY']._serialized_start=1522
-  _globals['_CHECKPOINTREPLY']._serialized_end=1554
-  _globals['_ADMIN']._serialized_start=1557
-  _globals['_ADMIN']._serialized_end=2133
+  _globals['_STATUSREPLY']._serialized_end=1175
+  _globals['_INODEINFOREQUEST']._serialized_start=1177
+  _globals['_INODEINFOREQUEST']._serialized_end=1238
+  _globals['_INODEINFOREPLY']._serialized_start=1241
+  _globals['_INODEINFOREPLY']._serialized_end=1404
+  _globals['_CHUNKINFO']._serialized_start=1406
+  _globals['_CHUNKINFO']._serialized_end=1478
+  _globals['_EXTENTINFO']._serialized_start=1480
+  _globals['_EXTENTINFO']._serialized_end=1593
+  _globals['_CHECKPOINTREQUEST']._serialized_start=1595
+  _globals['_CHECKPOINTREQUEST']._serialized_end=1614
+  _globals['_CHECKPOINTREPLY']._serialized_start=1616
+  _globals['_CHECKPOINTREPLY']._serialized_end=1648
+  _globals['_MEMBERSREQUEST']._serialized_start=1650
+  _globals['_MEMBERSREQUEST']._serialized_end=1666
+  _globals['_MEMBERSREPLY']._serialized_start=1668
+  _globals['_MEMBERSREPLY']._serialized_end=1794
+  _globals['_MEMBERSTATUS']._serialized_start=1797
+  _globals['_MEMBERSTATUS']._serialized_end=1959
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1961
+  _globals['_ADDMEMBERREQUEST']._serialized_end=2059
+  _globals['_MEMBERREQUEST']._serialized_start=2061
+  _globals['_MEMBERREQUEST']._serialized_end=2105
+  _globals['_MARKDIGESTREQUEST']._serialized_start=2107
+  _globals['_MARKDIGESTREQUEST']._serialized_end=2126
+  _globals['_MARKDIGESTREPLY']._serialized_start=2128
+  _globals['_MARKDIGESTREPLY']._serialized_end=2160
+  _globals['_DIGESTREQUEST']._serialized_start=2162
+  _globals['_DIGESTREQUEST']._serialized_end=2212
+  _globals['_DIGESTREPLY']._serialized_start=2214
+  _globals['_DIGESTREPLY']._serialized_end=2286
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=2288
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=2309
+  _globals['_SNAPSHOTPIECE']._serialized_start=2311
+  _globals['_SNAPSHOTPIECE']._serialized_end=2369
+  _globals['_ADMIN']._serialized_start=2372
+  _globals['_ADMIN']._serialized_end=3590
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,46 @@ class AdminStub:
                 request_serializer=protos_dot_admin__pb2.CheckpointRequest.SerializeToString,
                 response_deserializer=protos_dot_admin__pb2.CheckpointReply.FromString,
                 _registered_method=True)
+        self.Members = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/Members',
+                request_serializer=protos_dot_admin__pb2.MembersRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MembersReply.FromString,
+                _registered_method=True)
+        self.AddMember = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/AddMember',
+                request_serializer=protos_dot_admin__pb2.AddMemberRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MembersReply.FromString,
+                _registered_method=True)
+        self.PromoteMember = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/PromoteMember',
+                request_serializer=protos_dot_admin__pb2.MemberRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MembersReply.FromString,
+                _registered_method=True)
+        self.RemoveMember = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/RemoveMember',
+                request_serializer=protos_dot_admin__pb2.MemberRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MembersReply.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/TransferLeadership',
+                request_serializer=protos_dot_admin__pb2.MemberRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MembersReply.FromString,
+                _registered_method=True)
+        self.MarkDigest = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/MarkDigest',
+                request_serializer=protos_dot_admin__pb2.MarkDigestRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.MarkDigestReply.FromString,
+                _registered_method=True)
+        self.Digest = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/Digest',
+                request_serializer=protos_dot_admin__pb2.DigestRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.DigestReply.FromString,
+                _registered_method=True)
+        self.SaveSnapshot = channel.unary_stream(
+                '/keelfs.admin.v1.Admin/SaveSnapshot',
+                request_serializer=protos_dot_admin__pb2.SaveSnapshotRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.SnapshotPiece.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -116,6 +156,59 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Members(self, request, context):
+        """The cluster. Members and Digest are answered by every node, the rest by the leader; another node refuses with
+        UNAVAILABLE and the trailer `keelfs-leader`, the leader's admin address ("" when it knows none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMember(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """name "" = the best follower
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkDigest(self, request, context):
+        """logs a marker: every node digests its state at that index
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Digest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveSnapshot(self, request, context):
+        """a backup, from any node
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,6 +246,46 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Checkpoint,
                     request_deserializer=protos_dot_admin__pb2.CheckpointRequest.FromString,
                     response_serializer=protos_dot_admin__pb2.CheckpointReply.SerializeToString,
+            ),
+            'Members': grpc.unary_unary_rpc_method_handler(
+                    servicer.Members,
+                    request_deserializer=protos_dot_admin__pb2.MembersRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MembersReply.SerializeToString,
+            ),
+            'AddMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMember,
+                    request_deserializer=protos_dot_admin__pb2.AddMemberRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MembersReply.SerializeToString,
+            ),
+            'PromoteMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteMember,
+                    request_deserializer=protos_dot_admin__pb2.MemberRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MembersReply.SerializeToString,
+            ),
+            'RemoveMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMember,
+                    request_deserializer=protos_dot_admin__pb2.MemberRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MembersReply.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=protos_dot_admin__pb2.MemberRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MembersReply.SerializeToString,
+            ),
+            'MarkDigest': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkDigest,
+                    request_deserializer=protos_dot_admin__pb2.MarkDigestRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.MarkDigestReply.SerializeToString,
+            ),
+            'Digest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Digest,
+                    request_deserializer=protos_dot_admin__pb2.DigestRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.DigestReply.SerializeToString,
+            ),
+            'SaveSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveSnapshot,
+                    request_deserializer=protos_dot_admin__pb2.SaveSnapshotRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.SnapshotPiece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +477,222 @@ class Admin:
             '/keelfs.admin.v1.Admin/Checkpoint',
             protos_dot_admin__pb2.CheckpointRequest.SerializeToString,
             protos_dot_admin__pb2.CheckpointReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Members(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/Members',
+            protos_dot_admin__pb2.MembersRequest.SerializeToString,
+            protos_dot_admin__pb2.MembersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/AddMember',
+            protos_dot_admin__pb2.AddMemberRequest.SerializeToString,
+            protos_dot_admin__pb2.MembersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/PromoteMember',
+            protos_dot_admin__pb2.MemberRequest.SerializeToString,
+            protos_dot_admin__pb2.MembersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/RemoveMember',
+            protos_dot_admin__pb2.MemberRequest.SerializeToString,
+            protos_dot_admin__pb2.MembersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/TransferLeadership',
+            protos_dot_admin__pb2.MemberRequest.SerializeToString,
+            protos_dot_admin__pb2.MembersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkDigest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/MarkDigest',
+            protos_dot_admin__pb2.MarkDigestRequest.SerializeToString,
+            protos_dot_admin__pb2.MarkDigestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Digest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/Digest',
+            protos_dot_admin__pb2.DigestRequest.SerializeToString,
+            protos_dot_admin__pb2.DigestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/SaveSnapshot',
+            protos_dot_admin__pb2.SaveSnapshotRequest.SerializeToString,
+            protos_dot_admin__pb2.SnapshotPiece.FromString,
             options,
             channel_credentials,
             insecure,

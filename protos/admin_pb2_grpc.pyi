@@ -38,6 +38,20 @@ class AdminStub:
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusReply]
     InodeInfo: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InodeInfoRequest, _admin_pb2.InodeInfoReply]
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointReply]
+    Members: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MembersRequest, _admin_pb2.MembersReply]
+    """The cluster. Members and Digest are answered by every node, the rest by the leader; another node refuses with
+    UNAVAILABLE and the trailer `keelfs-leader`, the leader's admin address ("" when it knows none).
+    """
+    AddMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddMemberRequest, _admin_pb2.MembersReply]
+    PromoteMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]
+    RemoveMember: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]
+    TransferLeadership: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]
+    """name "" = the best follower"""
+    MarkDigest: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MarkDigestRequest, _admin_pb2.MarkDigestReply]
+    """logs a marker: every node digests its state at that index"""
+    Digest: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DigestRequest, _admin_pb2.DigestReply]
+    SaveSnapshot: _grpc.UnaryStreamMultiCallable[_admin_pb2.SaveSnapshotRequest, _admin_pb2.SnapshotPiece]
+    """a backup, from any node"""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -49,6 +63,20 @@ class AdminAsyncStub(AdminStub):
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusReply]  # type: ignore[assignment]
     InodeInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.InodeInfoRequest, _admin_pb2.InodeInfoReply]  # type: ignore[assignment]
     Checkpoint: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointReply]  # type: ignore[assignment]
+    Members: _aio.UnaryUnaryMultiCallable[_admin_pb2.MembersRequest, _admin_pb2.MembersReply]  # type: ignore[assignment]
+    """The cluster. Members and Digest are answered by every node, the rest by the leader; another node refuses with
+    UNAVAILABLE and the trailer `keelfs-leader`, the leader's admin address ("" when it knows none).
+    """
+    AddMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddMemberRequest, _admin_pb2.MembersReply]  # type: ignore[assignment]
+    PromoteMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]  # type: ignore[assignment]
+    RemoveMember: _aio.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]  # type: ignore[assignment]
+    TransferLeadership: _aio.UnaryUnaryMultiCallable[_admin_pb2.MemberRequest, _admin_pb2.MembersReply]  # type: ignore[assignment]
+    """name "" = the best follower"""
+    MarkDigest: _aio.UnaryUnaryMultiCallable[_admin_pb2.MarkDigestRequest, _admin_pb2.MarkDigestReply]  # type: ignore[assignment]
+    """logs a marker: every node digests its state at that index"""
+    Digest: _aio.UnaryUnaryMultiCallable[_admin_pb2.DigestRequest, _admin_pb2.DigestReply]  # type: ignore[assignment]
+    SaveSnapshot: _aio.UnaryStreamMultiCallable[_admin_pb2.SaveSnapshotRequest, _admin_pb2.SnapshotPiece]  # type: ignore[assignment]
+    """a backup, from any node"""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -99,5 +127,67 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CheckpointReply, _abc.Awaitable[_admin_pb2.CheckpointReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Members(
+        self,
+        request: _admin_pb2.MembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersReply, _abc.Awaitable[_admin_pb2.MembersReply]]:
+        """The cluster. Members and Digest are answered by every node, the rest by the leader; another node refuses with
+        UNAVAILABLE and the trailer `keelfs-leader`, the leader's admin address ("" when it knows none).
+        """
+
+    @_abc_1.abstractmethod
+    def AddMember(
+        self,
+        request: _admin_pb2.AddMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersReply, _abc.Awaitable[_admin_pb2.MembersReply]]: ...
+
+    @_abc_1.abstractmethod
+    def PromoteMember(
+        self,
+        request: _admin_pb2.MemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersReply, _abc.Awaitable[_admin_pb2.MembersReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveMember(
+        self,
+        request: _admin_pb2.MemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersReply, _abc.Awaitable[_admin_pb2.MembersReply]]: ...
+
+    @_abc_1.abstractmethod
+    def TransferLeadership(
+        self,
+        request: _admin_pb2.MemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MembersReply, _abc.Awaitable[_admin_pb2.MembersReply]]:
+        """name "" = the best follower"""
+
+    @_abc_1.abstractmethod
+    def MarkDigest(
+        self,
+        request: _admin_pb2.MarkDigestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MarkDigestReply, _abc.Awaitable[_admin_pb2.MarkDigestReply]]:
+        """logs a marker: every node digests its state at that index"""
+
+    @_abc_1.abstractmethod
+    def Digest(
+        self,
+        request: _admin_pb2.DigestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DigestReply, _abc.Awaitable[_admin_pb2.DigestReply]]: ...
+
+    @_abc_1.abstractmethod
+    def SaveSnapshot(
+        self,
+        request: _admin_pb2.SaveSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.SnapshotPiece], _abc.AsyncIterator[_admin_pb2.SnapshotPiece]]:
+        """a backup, from any node"""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

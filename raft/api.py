@@ -5,7 +5,8 @@ bytes and indexes. The single-node replicator (local.py) and the cluster node im
 cannot tell one from the other.
 
 All methods of a Replicator are called on the event loop that ran `start`. StateMachine methods are called by the replicator
-on that loop too, one at a time, in index order, each index exactly once per process.
+on that loop too, one at a time, in index order, each index exactly once per process. Only `Capture.chunks` and the iterator
+given to `install` run in another thread.
 """
 
 from __future__ import annotations
@@ -15,6 +16,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from raft.membership import Member, Membership
+
+
+class Capture(Protocol):
+    """The state as of one index, while newer entries are applied: what a snapshot is written from."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def digest(self) -> bytes:
+        """The state machine's `digest` at `index`."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The state in pieces of about 256 KiB, the same bytes for the same state. For a worker thread; once."""
+
+    def close(self) -> None:
+        """Let go of the state. Thread-safe, may be called again."""
 
 
 class StateMachine(Protocol):
@@ -33,10 +55,29 @@ class StateMachine(Protocol):
         exception is fail-stop: the replicator stops, and every later call raises Stopped.
         """
 
+    def skip(self, index: int) -> None:
+        """An entry of the log's own (a new leader's no-op, a membership): only the index moves, and the digest does not."""
+
+    def mark(self, index: int, payload: bytes) -> None:
+        """A marker (`propose_marker`): digest the whole state as of `index`, beside what follows."""
+
+    @property
+    def digest(self) -> bytes:
+        """A digest of every change up to `index_applied`; equal on all replicas at the same index. 16 bytes."""
+
+    async def capture(self) -> Capture:
+        """The state as of some index that is applied now or later, for a snapshot. Raises OSError, StoreError."""
+
+    async def install(self, index: int, digest: bytes, chunks: Iterator[bytes]) -> None:
+        """Replace the state by the one of `Capture.chunks`, taken at `index`. A crash at any moment leaves the old state or the
+        new one. On return `index_applied == index_durable == index`. ValueError: the chunks are not a state; the old one stays.
+        Nothing is applied meanwhile; `chunks` is read in a worker thread.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicatorStatus:
-    role: str  # "leader", "follower", "single", "stopped"
+    role: str  # "leader", "follower", "candidate", "learner", "single", "stopped"
     term: int
     leader: str | None
     index_last: int  # last index in the log
@@ -67,4 +108,40 @@ class Replicator(Protocol):
         """Entries up to `index` are no longer needed for recovery: they may be removed, now or later."""
 
     def status(self) -> ReplicatorStatus:
-        """A snapshot for people and metrics."""
+        """For people and metrics."""
+
+
+class ClusterControl(Protocol):
+    """What a replicator of several nodes offers beyond Replicator. Called on the loop; refusals are those of `propose`."""
+
+    #: Called on the loop with True when this node leads and its state holds everything acknowledged before, with False as soon
+    #: as it may lead no longer (its futures have failed by then). A single node calls it with True once.
+    on_leading: Callable[[bool], None]
+
+    @property
+    def membership(self) -> Membership: ...
+
+    def leader(self) -> Member | None:
+        """Who leads, as far as this node knows."""
+
+    async def change(self, change: Callable[[Membership], Membership], *, force: bool = False) -> Membership:
+        """Make one of membership.py's changes; returns when it is committed. Refused while another one is under way, when a
+        learner is too far behind to be promoted, or when the cluster would lose its quorum (unless `force`)."""
+
+    async def transfer(self, name: str) -> str:
+        """Hand leadership to `name` ("" = the best follower); returns who leads. Refused when it does not come about."""
+
+    async def propose_marker(self, payload: bytes) -> int:
+        """Log a marker for StateMachine.mark; its index."""
+
+    def progress(self) -> Mapping[str, PeerProgress]:
+        """The other members as this node sees them, by name."""
+
+    async def save_snapshot(self) -> Path:
+        """A file with the state as of now (snapshot_file.py); the caller removes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProgress:
+    reachable: bool
+    match_index: int  # 0 unless this node leads

@@ -20,7 +20,7 @@ MODULES = sorted(
 #: A package (or folder) may import these of our own packages, besides itself.
 MAY_IMPORT = {
     "protos": set(),
-    "raft": set(),
+    "raft": {"protos"},
     "metaserver/core": set(),
     "metaserver/store": {"metaserver.core"},
     "metaserver": {"raft", "protos"},
