@@ -1,8 +1,12 @@
-"""The Meta service: one handler per stream, which reads frames, hands each request to queries or writes, and sends answers.
+"""The Meta service: what a frame of a stream means. Each of its requests goes to queries or writes, answers go to the stream.
 
-Frames are taken off gRPC as bytes and decoded here, so that garbage ends its own stream with a clear status. No task is
-made per request: reads are answered while the frame is walked, changes by a callback when their entry is applied. A bug or
-damage that shows while a frame is handled stops the server (`on_fatal`): it must not be answered as if it were the client's.
+Two transports bring frames as bytes, and send what the stream has gathered: framed.py, which clients use, and gRPC's
+Meta.Session (`session`, at the end of the class). Both do the same: `begin` with the first frame, `take` with each that
+follows, `room` while the service is `busy`, and `leave` when the stream has ended.
+
+Frames are decoded here, so that garbage ends its own stream with a clear status. No task is made per frame or request: reads
+are answered while the frame is walked, changes by a callback when their entry is applied. A bug or damage that shows while a
+frame is handled stops the server (`on_fatal`): it must not be answered as if it were the client's.
 """
 
 from __future__ import annotations
@@ -23,11 +27,11 @@ from metaserver.core.errors import FsError
 from metaserver.queries import QUERIES
 from metaserver.sessions import AttachRefused
 from metaserver.store.errors import StoreFull
-from metaserver.streams import DETACHED, STARTING, STOPPING, Ending, Stream, broken
+from metaserver.streams import DETACHED, FAILED, STARTING, STOPPING, Ending, Stream, broken
 from raft.errors import NotLeader, ReplicationError, Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from metaserver.core.model import Ino, Volume
     from metaserver.core.txn import ReadTxn
@@ -128,86 +132,81 @@ class MetaService:
         """Why streams are not served now."""
         return self._closed
 
-    # --- one stream ---
+    # --- one stream, whatever brings its frames ---
 
-    async def session(self, _requests: object, context: Context) -> None:
-        """The handler of Meta.Session."""
+    async def begin(self, raw: bytes) -> tuple[LiveSession, Stream] | Ending:
+        """Attach with the first frame: the session and its new stream, which holds `attached` already, or why there is none."""
         try:
-            ending = await self._serve(context)
-        except (grpc.aio.BaseError, grpc.RpcError) as error:
-            _log.debug("a stream broke", peer=context.peer(), error=str(error))
-            return
-        except Exception as error:
-            self._on_fatal(error)
-            ending = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the server failed and stops")
-        if ending.code is not grpc.StatusCode.OK:
-            trailers = [("keelfs-reason", ending.reason)]
-            if ending.errno:
-                trailers.append(("keelfs-errno", str(ending.errno)))
-            if ending.code is grpc.StatusCode.INVALID_ARGUMENT:
-                _log.warning("a client broke the protocol", peer=context.peer(), detail=ending.detail)
-            await context.abort(ending.code, wire.printable(ending.detail), tuple(trailers))
-
-    async def _serve(self, context: Context) -> Ending:
-        if (refusal := self._refusal()) is not None:
-            return refusal
-        raw = await _read(context)
-        if raw is None:
-            return DETACHED
-        try:
+            if (refusal := self._refusal()) is not None:
+                return refusal
             frame = wire.decode_frame(raw)
             session, volume = await self._attach(frame)
+            if (refusal := self._refusal()) is not None:
+                return refusal
+            stream = Stream(volume=session.volume, session=session.id)
+            self._connect(session, stream, volume, resumed=bool(frame.attach.session))
         except wire.FrameError as error:
             return broken(str(error))
         except AttachRefused as refused:
             return refused.ending
         except ReplicationError as error:
             return ending_of(error)
-        if (refusal := self._refusal()) is not None:
-            return refusal
-        stream = Stream(volume=session.volume, session=session.id)
-        self._connect(session, stream, volume, resumed=bool(frame.attach.session))
-        reader = asyncio.create_task(self._read_all(context, session, stream), name=f"session {session.id}")
-        try:
-            return await stream.send_all(context.write)
-        finally:
-            reader.cancel()
-            self._streams.discard(stream)
-            self._interest.leave(stream)
-            self._sessions.disconnect(session, stream)
-
-    async def _read_all(self, context: Context, session: LiveSession, stream: Stream) -> None:
-        """Read frames until the stream ends, one way or the other."""
-        try:
-            while stream.ending is None:
-                raw = await _read(context)
-                if raw is None:
-                    stream.end(DETACHED)
-                    return
-                frame = wire.decode_frame(raw)
-                self._handle(session, stream, frame)
-                if frame.detach:
-                    await self._sessions.close(session, expired=False)
-                    stream.end(DETACHED)
-                    return
-                await self._hold_back(stream)
-        except wire.FrameError as error:
-            stream.end(broken(str(error)))
-        except ReplicationError as error:
-            stream.end(ending_of(error))
-        except (grpc.aio.BaseError, grpc.RpcError) as error:
-            stream.end(Ending(grpc.StatusCode.UNAVAILABLE, "failed", str(error)))
         except Exception as error:
             self._on_fatal(error)
-            stream.end(Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the server failed and stops"))
+            return FAILED
+        return session, stream
 
-    async def _hold_back(self, stream: Stream) -> None:
-        """Read on only when there is room for what comes."""
+    def take(self, session: LiveSession, stream: Stream, raw: bytes) -> None:
+        """One more frame. What is wrong with it ends the stream."""
+        if stream.ending is not None:
+            return
+        try:
+            if stream.detaching:
+                raise wire.FrameError("nothing may follow `detach`")
+            frame = wire.decode_frame(raw)
+            self._handle(session, stream, frame)
+            if frame.detach:
+                stream.detaching = True
+                self._start(self._detach(session, stream))
+        except wire.FrameError as error:
+            stream.end(broken(str(error)))
+        except Exception as error:
+            self._on_fatal(error)
+            stream.end(FAILED)
+
+    def busy(self, stream: Stream) -> bool:
+        """Whether `room` would wait: the next frame should not be taken yet."""
+        return self._writes.full or stream.full(self._in_flight_max) or self._pressure.overloaded
+
+    async def room(self, stream: Stream) -> None:
+        """Return when there is room for what comes, or the stream ends."""
         await self._writes.room()
         await stream.pause(self._in_flight_max)
         if self._pressure.overloaded:
             with contextlib.suppress(StoreFull):  # then only what frees space is accepted, and that must not wait
                 await self._pressure.below_limit()
+
+    def leave(self, session: LiveSession, stream: Stream) -> None:
+        """The stream has ended, one way or the other. The session lives on until its time is over."""
+        self._streams.discard(stream)
+        self._interest.leave(stream)
+        self._sessions.disconnect(session, stream)
+
+    async def _detach(self, session: LiveSession, stream: Stream) -> None:
+        """End the session in good order."""
+        try:
+            await self._sessions.close(session, expired=False)
+            stream.end(DETACHED)
+        except ReplicationError as error:
+            stream.end(ending_of(error))
+        except Exception as error:
+            self._on_fatal(error)
+            stream.end(FAILED)
+
+    def _start(self, body: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- attach ---
 
@@ -297,9 +296,7 @@ class MetaService:
                 waiting.append((request, kind))
         stream.wake()
         if waiting:
-            task = asyncio.create_task(self._answer_later(session, stream, waiting))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._answer_later(session, stream, waiting))
 
     def _change(self, session: LiveSession, stream: Stream, request: meta_pb2.Request, kind: str) -> None:
         try:
@@ -326,7 +323,60 @@ class MetaService:
             stream.end(ending_of(error))
         except Exception as error:
             self._on_fatal(error)
-            stream.end(Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the server failed and stops"))
+            stream.end(FAILED)
+
+    # --- gRPC's stream ---
+
+    async def session(self, _requests: object, context: Context) -> None:
+        """The handler of Meta.Session."""
+        try:
+            ending = await self._serve(context)
+        except (grpc.aio.BaseError, grpc.RpcError) as error:
+            _log.debug("a stream broke", peer=context.peer(), error=str(error))
+            return
+        if ending.code is grpc.StatusCode.OK:
+            return
+        trailers = [("keelfs-reason", ending.reason)]
+        if ending.errno:
+            trailers.append(("keelfs-errno", str(ending.errno)))
+        if ending.leader:
+            trailers.append(("keelfs-leader", ending.leader))
+        if ending.code is grpc.StatusCode.INVALID_ARGUMENT:
+            _log.warning("a client broke the protocol", peer=context.peer(), detail=ending.detail)
+        await context.abort(ending.code, wire.printable(ending.detail), tuple(trailers))
+
+    async def _serve(self, context: Context) -> Ending:
+        raw = await _read(context)
+        if raw is None:
+            return self._refusal() or DETACHED
+        begun = await self.begin(raw)
+        if isinstance(begun, Ending):
+            return begun
+        session, stream = begun
+        reader = asyncio.create_task(self._read_all(context, session, stream), name=f"session {session.id}")
+        try:
+            return await stream.send_all(context.write)
+        finally:
+            reader.cancel()
+            self.leave(session, stream)
+
+    async def _read_all(self, context: Context, session: LiveSession, stream: Stream) -> None:
+        """Take frames until the stream ends, one way or the other."""
+        try:
+            while stream.ending is None:
+                raw = await _read(context)
+                if raw is None:
+                    if not stream.detaching:
+                        stream.end(DETACHED)
+                    return
+                self.take(session, stream, raw)
+                if self.busy(stream):
+                    await self.room(stream)
+        except (grpc.aio.BaseError, grpc.RpcError) as error:
+            stream.end(Ending(grpc.StatusCode.UNAVAILABLE, "failed", str(error)))
+        except Exception as error:
+            self._on_fatal(error)
+            stream.end(FAILED)
 
 
 async def _read(context: Context) -> bytes | None:

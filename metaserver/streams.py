@@ -27,12 +27,13 @@ _NOTIFICATION_BYTES: Final = 24
 
 
 class Ending(NamedTuple):
-    """How a stream ends; `reason` is one of those in docs/WIRE.md."""
+    """How a stream ends; `reason` is one of those in docs/WIRE.md, `leader` the node to go to (host:port), if it is known."""
 
     code: grpc.StatusCode
     reason: str
     detail: str
     errno: int = 0
+    leader: str = ""
 
 
 DETACHED: Final = Ending(grpc.StatusCode.OK, "", "")
@@ -40,6 +41,7 @@ REPLACED: Final = Ending(grpc.StatusCode.ABORTED, "replaced", "a newer stream of
 EXPIRED: Final = Ending(grpc.StatusCode.ABORTED, "session-expired", "the session was silent for too long and has expired")
 STARTING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "starting", "the server is still reading its log; try again")
 STOPPING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "stopping", "the server is stopping; take the session up again")
+FAILED: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the server failed and stops")
 SLOW: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the client does not read what it is sent")
 
 
@@ -57,6 +59,7 @@ class Stream:
         self.bit = 0
         self.in_flight = 0  # changes without result
         self.ending: Ending | None = None
+        self.detaching = False  # the client has sent its last frame
         self.frame = meta_pb2.ServerFrame()
         self._ready: list[bytes] = []  # frames that are cut
         self._ready_bytes = 0
@@ -128,9 +131,13 @@ class Stream:
         if relief is not None and not relief.done():
             relief.set_result(None)
 
+    def full(self, in_flight_max: int) -> bool:
+        """Too many changes are in flight, or too much is unsent."""
+        return self.in_flight >= in_flight_max or self.backlog_bytes >= BACKLOG_PAUSE_BYTES
+
     async def pause(self, in_flight_max: int) -> None:
         """Wait while too many changes are in flight or too much is unsent, unless the stream ends."""
-        while self.ending is None and (self.in_flight >= in_flight_max or self.backlog_bytes >= BACKLOG_PAUSE_BYTES):
+        while self.ending is None and self.full(in_flight_max):
             if self._relief is None:
                 self._relief = asyncio.get_running_loop().create_future()
             await self._relief

@@ -129,9 +129,14 @@ class Writes:
         self.submit(Item(0, 0, 0, op), None, done)
         return await future
 
+    @property
+    def full(self) -> bool:
+        """The queue is so long that no more should be taken."""
+        return len(self._queue) >= self._queue_items
+
     async def room(self) -> None:
         """Wait until the queue is short enough to take more."""
-        while len(self._queue) >= self._queue_items:
+        while self.full:
             await self._turn()
 
     async def stop(self) -> None:

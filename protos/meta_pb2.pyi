@@ -129,6 +129,7 @@ class Attached(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     VOLUME_ID_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     secret: _builtins.bytes
     root: _builtins.int
@@ -140,6 +141,10 @@ class Attached(_message.Message):
     resumed: _builtins.bool
     protocol: _builtins.int
     volume_id: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where the cluster's nodes serve clients, host:port each, this node's own among them"""
+
     def __init__(
         self,
         *,
@@ -151,10 +156,11 @@ class Attached(_message.Message):
         resumed: _builtins.bool = ...,
         protocol: _builtins.int = ...,
         volume_id: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol", "resumed", b"resumed", "root", b"root", "secret", b"secret", "session", b"session", "settings_json", b"settings_json", "ttl_ms", b"ttl_ms", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "protocol", b"protocol", "resumed", b"resumed", "root", b"root", "secret", b"secret", "session", b"session", "settings_json", b"settings_json", "ttl_ms", b"ttl_ms", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,6 +173,7 @@ class ServerFrame(_message.Message):
     ATTACHED_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
     NOTIFICATIONS_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attached(self) -> Global___Attached:
         """first frame of a stream, alone"""
@@ -175,20 +182,62 @@ class ServerFrame(_message.Message):
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Response]: ...
     @_builtins.property
     def notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notification]: ...
+    @_builtins.property
+    def end(self) -> Global___End:
+        """last frame of a framed stream, alone; on a gRPC stream, status and trailers say the same"""
+
     def __init__(
         self,
         *,
         attached: Global___Attached | None = ...,
         responses: _abc.Iterable[Global___Response] | None = ...,
         notifications: _abc.Iterable[Global___Notification] | None = ...,
+        end: Global___End | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "end", b"end"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "notifications", b"notifications", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "end", b"end", "notifications", b"notifications", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServerFrame: _TypeAlias = ServerFrame  # noqa: Y015
+
+@_typing.final
+class End(_message.Message):
+    """How a stream ends; the table in docs/WIRE.md."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ERRNO_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """a gRPC status code"""
+    reason: _builtins.str
+    detail: _builtins.str
+    """for people"""
+    errno: _builtins.int
+    """errno(3), where one fits"""
+    leader: _builtins.str
+    """with "not-leader": the address to go to, host:port; empty when it is not known"""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        errno: _builtins.int = ...,
+        leader: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "errno", b"errno", "leader", b"leader", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___End: _TypeAlias = End  # noqa: Y015
 
 @_typing.final
 class Cred(_message.Message):
