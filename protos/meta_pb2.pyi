@@ -1406,6 +1406,7 @@ class Notification(_message.Message):
     INVAL_ENTRY_FIELD_NUMBER: _builtins.int
     SESSION_EXPIRED_FIELD_NUMBER: _builtins.int
     DELETES_WAITING_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inval_inode(self) -> Global___InvalInode: ...
     @_builtins.property
@@ -1414,6 +1415,8 @@ class Notification(_message.Message):
     def session_expired(self) -> Global___SessionExpired: ...
     @_builtins.property
     def deletes_waiting(self) -> Global___DeletesWaiting: ...
+    @_builtins.property
+    def members(self) -> Global___Members: ...
     def __init__(
         self,
         *,
@@ -1421,12 +1424,13 @@ class Notification(_message.Message):
         inval_entry: Global___InvalEntry | None = ...,
         session_expired: Global___SessionExpired | None = ...,
         deletes_waiting: Global___DeletesWaiting | None = ...,
+        members: Global___Members | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["inval_inode", "inval_entry", "session_expired", "deletes_waiting"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["inval_inode", "inval_entry", "session_expired", "deletes_waiting", "members"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -1513,3 +1517,23 @@ class DeletesWaiting(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletesWaiting: _TypeAlias = DeletesWaiting  # noqa: Y015
+
+@_typing.final
+class Members(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Members: _TypeAlias = Members  # noqa: Y015
