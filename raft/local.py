@@ -29,7 +29,7 @@ from raft.api import ReplicatorStatus
 from raft.disk import Disk, RealDisk
 from raft.errors import LogCorrupt, Refused, ReplicationError, Stopped
 from raft.identity import Identity, load_or_create
-from raft.record import PAYLOAD_MAX, record_size
+from raft.record import DATA, MARKER, PAYLOAD_MAX, Entry, record_size
 from raft.sync_policy import AdaptivePolicy, SyncPolicy
 from raft.wal import Wal, WalOptions
 
@@ -185,11 +185,20 @@ class LocalReplicator:
     async def _replay(self, wal: Wal) -> None:
         last = wal.last_index
         while (first := self._state.index_applied + 1) <= last:
-            for index, term, payload in wal.read(first, last, self._options.replay_bytes):
-                self._state.apply(index, term, payload, None)
+            for entry in wal.read(first, last, self._options.replay_bytes):
+                self._replay_entry(entry)
             if self._state.index_applied < first:
                 raise RuntimeError(f"the state machine did not advance when entry {first} was applied")
             await asyncio.sleep(0)
+
+    def _replay_entry(self, entry: Entry) -> None:
+        """A log that was a cluster node's has entries that are not the state machine's."""
+        if entry.kind == DATA:
+            self._state.apply(entry.index, entry.term, entry.payload, None)
+        elif entry.kind == MARKER:
+            self._state.mark(entry.index, entry.payload)
+        else:
+            self._state.skip(entry.index)
 
     def _close(self) -> None:
         if self._writer is not None:

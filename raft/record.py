@@ -7,12 +7,13 @@ A record is a 32-byte header, the payload, and zeros up to a multiple of 8. Rule
 - `position` counts from the last index that was durable when the record was written (1 = the next one after it). So a record
   says which records before it had been synced, and recovery can tell a torn batch (pages of one unfinished write land in any
   order) from damage to something that was acknowledged.
+- `kind` says whose entry it is: the state machine's, or one of the cluster's own. A kind that is not known is damage.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import google_crc32c
 
@@ -24,7 +25,13 @@ HEADER_SIZE = 32
 ALIGNMENT = 8
 POSITION_MAX = (1 << 24) - 1
 
-_KIND_ENTRY = 1 << 24  # high byte of the word that also holds the position
+DATA: Final = 1  # a command for the state machine; the only kind that a single node writes
+NOOP: Final = 2  # a new leader's first entry: with it, what earlier terms left is committed (Raft, section 5.4.2)
+MEMBERSHIP: Final = 3  # the members from here on, as membership.encode wrote them
+MARKER: Final = 4  # a point at which every node digests its state
+KINDS: Final = frozenset((DATA, NOOP, MEMBERSHIP, MARKER))
+
+_KIND_SHIFT = 24  # the kind is the high byte of the word that also holds the position
 _PREFIX = struct.Struct("<II")  # tag, crc
 _BODY = struct.Struct("<IIQQ")  # payload length, kind and position, index, term
 _HEADER = struct.Struct("<IIIIQQ")
@@ -38,6 +45,7 @@ class Entry(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     term: int
     payload: bytes
+    kind: int = DATA
 
 
 class Header(NamedTuple):
@@ -48,6 +56,7 @@ class Header(NamedTuple):
     position: int
     index: int  # type: ignore[assignment]  # as in Entry
     term: int
+    kind: int
 
     @property
     def size(self) -> int:
@@ -64,15 +73,15 @@ def record_size(length: int) -> int:
     return HEADER_SIZE + length + (-length & 7)
 
 
-def encode_batch(tag: int, entries: Sequence[tuple[int, int, bytes]], durable: int) -> tuple[bytes, list[int]]:
+def encode_batch(tag: int, entries: Sequence[Entry], durable: int) -> tuple[bytes, list[int]]:
     """The records of entries that are written together after `durable`, and where each begins."""
     parts: list[bytes] = []
     offsets: list[int] = []
     at = 0
-    for index, term, payload in entries:
+    for index, term, payload, kind in entries:
         length = len(payload)
         padding = _PADDING[-length & 7]
-        body = _BODY.pack(length, _KIND_ENTRY | (index - durable), index, term)
+        body = _BODY.pack(length, kind << _KIND_SHIFT | (index - durable), index, term)
         parts += (_PREFIX.pack(tag, _extend(_extend(tag, body), payload)), body, payload, padding)
         offsets.append(at)
         at += HEADER_SIZE + length + len(padding)
@@ -84,10 +93,10 @@ def header_at(buffer: bytes, at: int, tag: int) -> Header | None:
     if len(buffer) - at < HEADER_SIZE:
         return None
     found, crc, length, word, index, term = _HEADER.unpack_from(buffer, at)
-    position = word & POSITION_MAX
-    if found != tag or length > PAYLOAD_MAX or word - position != _KIND_ENTRY or not 0 < position <= index:
+    position, kind = word & POSITION_MAX, word >> _KIND_SHIFT
+    if found != tag or length > PAYLOAD_MAX or kind not in KINDS or not 0 < position <= index:
         return None
-    return Header(crc, length, position, index, term)
+    return Header(crc, length, position, index, term, kind)
 
 
 def payload_at(buffer: bytes, at: int, tag: int, header: Header) -> bytes | None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 
 from raft.errors import LogCorrupt
-from raft.record import ALIGNMENT, Entry, Header, header_at, payload_at
+from raft.record import ALIGNMENT, MEMBERSHIP, Entry, Header, header_at, payload_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ class SegmentHeader:
 class Segment:
     """An open segment and the offsets of its records. Owns the handle until `close`."""
 
-    __slots__ = ("end", "fd", "header", "offsets", "path", "size", "tag", "term_last")
+    __slots__ = ("end", "fd", "header", "memberships_found", "offsets", "path", "size", "tag", "term_last")
 
     def __init__(self, path: str, fd: int, header: SegmentHeader, size: int) -> None:
         self.path = path
@@ -93,6 +93,7 @@ class Segment:
         self.offsets = array("Q")
         self.end = FIRST_RECORD  # where the next record goes
         self.term_last = header.term_before
+        self.memberships_found: list[int] = []  # indexes, as of `scan`: whoever opens the log reads these entries first
 
     @property
     def index_last(self) -> int:
@@ -112,6 +113,8 @@ class Segment:
             if header is None or header.index != expected or payload_at(window, at - window_at, tag, header) is None:
                 break
             self.offsets.append(at)
+            if header.kind == MEMBERSHIP:
+                self.memberships_found.append(expected)
             at += header.size
             expected += 1
             last = header
@@ -159,7 +162,7 @@ class Segment:
         if header is None or payload is None:
             where = self.offsets[index - self.header.base]
             raise LogCorrupt(f"{self.path}: offset {where}: entry {index} no longer matches its checksum; the disk is failing")
-        return Entry(index, header.term, payload)
+        return Entry(index, header.term, payload, header.kind)
 
     def term_of(self, disk: Disk, index: int) -> int:
         return self.read(disk, index, index, 0)[0].term

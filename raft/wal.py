@@ -18,11 +18,12 @@ import errno
 import os
 import threading
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from raft.disk import Disk, RealDisk
 from raft.errors import Refused, Stopped
-from raft.record import PAYLOAD_MAX, POSITION_MAX, Entry, encode_batch, record_size
+from raft.record import KINDS, PAYLOAD_MAX, POSITION_MAX, Entry, encode_batch, record_size
 from raft.recovery import Recovered, recover
 from raft.segment import FIRST_RECORD, OWNER_SIZE, Segment, SegmentHeader
 from raft.spares import Housekeeper, HousekeepingThread, Spare, SparePool
@@ -61,6 +62,8 @@ class Wal:
         if found.segments:
             self._durable = self._last = found.segments[-1].index_last
             self._term = found.segments[-1].term_last
+        #: The MEMBERSHIP entries that were in the log when it was opened.
+        self.memberships_found = tuple(index for segment in found.segments for index in segment.memberships_found)
 
     @classmethod
     def open(
@@ -136,14 +139,16 @@ class Wal:
         """Try again, in the background, to set space aside for the next segment."""
         self._pool.prepare()
 
-    def append(self, entries: Sequence[tuple[int, int, bytes]]) -> int:
+    def append(self, entries: Sequence[Entry | tuple[int, int, bytes]]) -> int:
         """Take entries that continue the log; the bytes that now wait for `sync`. Raises Refused, Stopped."""
         self._check()
-        batch = [Entry(*entry) for entry in entries]
+        batch = [entry if isinstance(entry, Entry) else Entry(*entry) for entry in entries]
         expected = self._last
         size = 0
-        for index, term, payload in batch:
+        for index, term, payload, kind in batch:
             expected += 1
+            if kind not in KINDS:
+                raise ValueError(f"entry {index} is of kind {kind}, which does not exist")
             if index != expected or not 0 <= term < 1 << 64:
                 raise ValueError(f"entry {index} in term {term} does not continue the log, which ends at {expected - 1}")
             if len(payload) > PAYLOAD_MAX:
@@ -248,6 +253,19 @@ class Wal:
         self._durable = self._last = index
         self._term = term
         self._pending, self._pending_bytes = [], 0
+
+    def trim_point(self, index: int, retain_bytes: int) -> int:
+        """Up to where `trim` removes entries when those up to `index` are not needed but the log is to keep its last
+        `retain_bytes`: the end of a segment, or the entry before the first. O(number of segments)."""
+        segments = tuple(self._segments)
+        remain = self.size_bytes
+        point = segments[0].header.base - 1
+        for segment, successor in pairwise(segments):
+            remain -= segment.end - FIRST_RECORD
+            if successor.header.base > index + 1 or remain < retain_bytes:
+                break
+            point = successor.header.base - 1
+        return point
 
     def trim(self, index: int) -> None:
         """Entries up to `index` are not needed: give back the segments that hold nothing else, in the background."""

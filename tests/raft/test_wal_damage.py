@@ -191,7 +191,7 @@ def test_damage_after_opening_is_found_when_read() -> None:
 def test_a_record_in_a_payload_is_not_taken_for_one() -> None:
     """A payload may hold the bytes of a whole record, of this very segment, and be torn so that only they are whole."""
     tag = SegmentHeader(bytes(16), 1, 1, 0, False).tag
-    forged, _ = encode_batch(tag, [(9, 1, b"never proposed")], 8)
+    forged, _ = encode_batch(tag, [Entry(9, 1, b"never proposed")], 8)
     disk = log_of([[Entry(1, 1, b"first")], [Entry(2, 1, forged)]])
     assert recovered(copy(disk)) == [Entry(1, 1, b"first"), Entry(2, 1, forged)]
     file = wal_files(disk)[0]

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import struct
+
+import google_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.record import ALIGNMENT, HEADER_SIZE, encode_batch, header_at, payload_at, record_size
+from raft.record import ALIGNMENT, HEADER_SIZE, KINDS, Entry, encode_batch, header_at, payload_at, record_size
 from raft.segment import SegmentHeader
 
 TAGS = st.integers(1, 2**32 - 1)
 PAYLOADS = st.lists(st.binary(max_size=80), min_size=1, max_size=8)
 
 
-def decode(buffer: bytes, at: int, tag: int) -> tuple[int, int, bytes] | None:
+def decode(buffer: bytes, at: int, tag: int) -> Entry | None:
     header = header_at(buffer, at, tag)
     payload = None if header is None else payload_at(buffer, at, tag, header)
-    return None if header is None or payload is None else (header.index, header.term, payload)
+    return None if header is None or payload is None else Entry(header.index, header.term, payload, header.kind)
 
 
-@given(TAGS, PAYLOADS, st.integers(0, 2**63), st.integers(0, 2**64 - 1))
-def test_a_batch_comes_back_as_it_was(tag: int, payloads: list[bytes], durable: int, term: int) -> None:
-    entries = [(durable + 1 + i, term, payload) for i, payload in enumerate(payloads)]
+@given(TAGS, PAYLOADS, st.integers(0, 2**63), st.integers(0, 2**64 - 1), st.sampled_from(sorted(KINDS)))
+def test_a_batch_comes_back_as_it_was(tag: int, payloads: list[bytes], durable: int, term: int, kind: int) -> None:
+    entries = [Entry(durable + 1 + i, term, payload, kind) for i, payload in enumerate(payloads)]
     buffer, offsets = encode_batch(tag, entries, durable)
     assert [decode(buffer, at, tag) for at in offsets] == entries
     assert all(at % ALIGNMENT == 0 for at in offsets)
@@ -33,7 +36,7 @@ def test_a_batch_comes_back_as_it_was(tag: int, payloads: list[bytes], durable: 
 
 @given(TAGS, st.binary(max_size=40), st.data())
 def test_no_bit_flips_unnoticed(tag: int, payload: bytes, data: st.DataObject) -> None:
-    buffer, _ = encode_batch(tag, [(7, 3, payload)], 6)
+    buffer, _ = encode_batch(tag, [Entry(7, 3, payload)], 6)
     bit = data.draw(st.integers(0, len(buffer) * 8 - 1))
     damaged = bytearray(buffer)
     damaged[bit // 8] ^= 1 << bit % 8
@@ -42,7 +45,7 @@ def test_no_bit_flips_unnoticed(tag: int, payload: bytes, data: st.DataObject) -
 
 @given(TAGS, st.binary(max_size=40))
 def test_no_part_of_a_record_is_one(tag: int, payload: bytes) -> None:
-    buffer, _ = encode_batch(tag, [(7, 3, payload)], 6)
+    buffer, _ = encode_batch(tag, [Entry(7, 3, payload)], 6)
     assert [decode(buffer[:size], 0, tag) for size in range(len(buffer))] == [None] * len(buffer)
 
 
@@ -51,7 +54,7 @@ def test_a_record_of_another_segment_is_none_of_ours(tag: int, other: int, paylo
     """Neither as it is, nor with the tag in front changed: the tag seeds the checksum too."""
     if tag == other:
         return
-    buffer, _ = encode_batch(tag, [(7, 3, payload)], 6)
+    buffer, _ = encode_batch(tag, [Entry(7, 3, payload)], 6)
     assert decode(buffer, 0, other) is None
     assert decode(other.to_bytes(4, "little") + buffer[4:], 0, other) is None
 
@@ -61,7 +64,7 @@ def test_zeros_are_no_record() -> None:
 
 
 def test_a_length_beyond_the_limit_is_refused_before_anything_is_read() -> None:
-    buffer, _ = encode_batch(5, [(1, 1, b"x")], 0)
+    buffer, _ = encode_batch(5, [Entry(1, 1, b"x")], 0)
     huge = buffer[:8] + (2**32 - 1).to_bytes(4, "little") + buffer[12:]
     assert header_at(huge, 0, 5) is None
 
@@ -74,3 +77,20 @@ def test_every_segment_has_a_tag_of_its_own() -> None:
         for base in (1, 2, 77, 1 << 40)
     ]
     assert len({header.tag for header in headers}) == len(headers)
+
+
+def test_the_bytes_of_a_command_are_those_that_the_first_version_wrote() -> None:
+    """Logs of single nodes were written before records had kinds."""
+    payload, tag = b"as ever", 0x12345678
+    body = struct.pack("<IIQQ", len(payload), 1 << 24 | 2, 8, 3)
+    crc = google_crc32c.extend(google_crc32c.extend(tag, body), payload)
+    buffer, offsets = encode_batch(tag, [Entry(8, 3, payload)], 6)
+    assert buffer == struct.pack("<II", tag, crc) + body + payload + b"\0"
+    assert offsets == [0]
+
+
+def test_a_kind_that_is_not_known_is_damage() -> None:
+    tag = 5
+    for kind in range(256):
+        buffer, _ = encode_batch(tag, [Entry(1, 1, b"x", kind)], 0)
+        assert (header_at(buffer, 0, tag) is not None) == (kind in KINDS)
