@@ -33,6 +33,7 @@ class Hello(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     LAST_INDEX_FIELD_NUMBER: _builtins.int
     LAST_TERM_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_INDEX_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     cluster_id: _builtins.str
     name: _builtins.str
@@ -47,6 +48,8 @@ class Hello(_message.Message):
     last_index: _builtins.int
     """durable"""
     last_term: _builtins.int
+    membership_index: _builtins.int
+    """of the members that the sender goes by: who knows newer ones decides who belongs"""
     def __init__(
         self,
         *,
@@ -59,14 +62,38 @@ class Hello(_message.Message):
         term: _builtins.int = ...,
         last_index: _builtins.int = ...,
         last_term: _builtins.int = ...,
+        membership_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "incarnation", b"incarnation", "last_index", b"last_index", "last_term", b"last_term", "name", b"name", "protocol", b"protocol", "start", b"start", "start_nonce", b"start_nonce", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "incarnation", b"incarnation", "last_index", b"last_index", "last_term", b"last_term", "membership_index", b"membership_index", "name", b"name", "protocol", b"protocol", "start", b"start", "start_nonce", b"start_nonce", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Welcome(_message.Message):
+    """The other's Hello is accepted. The node whose name sorts higher sends it first. The lower one's answer makes this the
+    connection of the pair; of two, the one with the larger serial is. Any other frame may follow it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    serial: _builtins.int
+    def __init__(
+        self,
+        *,
+        serial: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
@@ -112,6 +139,7 @@ class Frame(_message.Message):
     DIVERGED_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
+    WELCOME_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
@@ -147,6 +175,8 @@ class Frame(_message.Message):
     def ping(self) -> Global___Ping: ...
     @_builtins.property
     def pong(self) -> Global___Ping: ...
+    @_builtins.property
+    def welcome(self) -> Global___Welcome: ...
     def __init__(
         self,
         *,
@@ -168,12 +198,13 @@ class Frame(_message.Message):
         diverged: Global___Diverged | None = ...,
         ping: Global___Ping | None = ...,
         pong: Global___Ping | None = ...,
+        welcome: Global___Welcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "term", b"term", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "term", b"term", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "refusal", "pre_vote", "pre_vote_reply", "vote", "vote_reply", "append", "append_reply", "timeout_now", "read_index", "read_index_reply", "snapshot_offer", "snapshot_pull", "snapshot_piece", "diverged", "ping", "pong"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "refusal", "pre_vote", "pre_vote_reply", "vote", "vote_reply", "append", "append_reply", "timeout_now", "read_index", "read_index_reply", "snapshot_offer", "snapshot_pull", "snapshot_piece", "diverged", "ping", "pong", "welcome"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -284,45 +315,27 @@ class VoteReply(_message.Message):
 Global___VoteReply: _TypeAlias = VoteReply  # noqa: Y015
 
 @_typing.final
-class Entry(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TERM_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    PAYLOAD_FIELD_NUMBER: _builtins.int
-    term: _builtins.int
-    kind: _builtins.int
-    payload: _builtins.bytes
-    def __init__(
-        self,
-        *,
-        term: _builtins.int = ...,
-        kind: _builtins.int = ...,
-        payload: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "payload", b"payload", "term", b"term"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Entry: _TypeAlias = Entry  # noqa: Y015
-
-@_typing.final
 class Append(_message.Message):
+    """The entries' indexes follow prev_index. Payloads stand in a list of their own, terms and kinds once for as many entries in a row
+    as share them: a message per entry costs three times as much to write and to read.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PREV_INDEX_FIELD_NUMBER: _builtins.int
     PREV_TERM_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     prev_index: _builtins.int
     prev_term: _builtins.int
     commit: _builtins.int
     round: _builtins.int
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -330,15 +343,41 @@ class Append(_message.Message):
         prev_term: _builtins.int = ...,
         commit: _builtins.int = ...,
         round: _builtins.int = ...,
-        entries: _abc.Iterable[Global___Entry] | None = ...,
+        runs: _abc.Iterable[Global___Run] | None = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "entries", b"entries", "prev_index", b"prev_index", "prev_term", b"prev_term", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "payloads", b"payloads", "prev_index", b"prev_index", "prev_term", b"prev_term", "round", b"round", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Append: _TypeAlias = Append  # noqa: Y015
+
+@_typing.final
+class Run(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    term: _builtins.int
+    kind: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        term: _builtins.int = ...,
+        kind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class AppendReply(_message.Message):
