@@ -38,3 +38,8 @@ class Stopped(OutcomeUnknown):
 
 class LogCorrupt(ReplicationError):
     """The log on disk is damaged where entries follow: not a torn tail. The node must not start on it."""
+
+
+class Diverged(ReplicationError):
+    """This node's state or log contradicts the cluster's, or can no longer be read. It must not go on: remove the node
+    and add it anew."""

@@ -8,8 +8,10 @@ offers, the follower asks for one piece after the other and so decides speed, or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from raft.record import Entry
+if TYPE_CHECKING:
+    from raft.record import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class VoteReply:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Entries after (`prev_index`, `prev_term`); none is a heartbeat. `round` numbers the leader's confirmations (ReadIndex)."""
+    """Entries after (`prev_index`, `prev_term`); none is a heartbeat. `round` numbers the leader's confirmations (reads)."""
 
     term: int
     prev_index: int

@@ -1,0 +1,539 @@
+"""One node of a cluster: everything that may be asked of it, on top of elections.py and replication.py.
+
+Inputs are `receive`, `connected`, `disconnected`, `propose`, `change`, `read`, `transfer`, `applied`, `trim`, the snapshot
+calls, and `tick`; after any number of them comes one `flush`, which sends, makes the log durable with one write, answers,
+commits and hands over. All on one thread. What the node wants done goes out through `send`, NodeEvents and SnapshotPort; it reads no clock
+and draws no number but those it was given, so that a simulator can own time, network and disk.
+
+A token stands for one question; it comes back exactly once, in one of NodeEvents' methods. After `events.stop` nothing is
+answered any more: the owner fails what is open.
+
+Snapshots are files made and installed elsewhere (SnapshotPort). They are offered and pulled here, and never move the commit
+index by themselves: installing one is possible only for a state that a leader vouched for, and then the log begins after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from raft import membership as members
+from raft.agreement import Agreement
+from raft.errors import Diverged as DivergedError
+from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError
+from raft.messages import (
+    Append,
+    AppendReply,
+    Diverged,
+    PreVote,
+    PreVoteReply,
+    ReadIndex,
+    ReadIndexReply,
+    SnapshotOffer,
+    SnapshotPiece,
+    SnapshotPull,
+    TimeoutNow,
+    Vote,
+    VoteReply,
+)
+from raft.reads import Reads
+from raft.record import DATA, MEMBERSHIP, record_size
+from raft.replication import Replication
+from raft.timing import Flow, Timing
+from raft.upstream import LEADER
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from raft.elections import NodeEvents
+    from raft.journal import Journal
+    from raft.membership import Membership
+    from raft.messages import Message
+    from raft.progress import Progress
+
+EAGAIN: Final = 11
+EBUSY: Final = 16
+_OFFER_HOLDS_S: Final = 60.0  # how long the log is kept for a follower that has stopped pulling its snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """A snapshot file, by what peers must agree on. `checksum` is of the whole file."""
+
+    index: int
+    term: int
+    size: int
+    checksum: bytes
+
+
+class SnapshotPort(Protocol):
+    """Snapshot files, for the node's thread: nothing here may block for long."""
+
+    def newest(self) -> SnapshotMeta | None:
+        """The newest complete one that is at hand."""
+
+    def want(self) -> None:
+        """Make a new one, unless one is being made."""
+
+    def read(self, snapshot: SnapshotMeta, offset: int, count: int) -> bytes:
+        """A piece; b"" when the file is gone."""
+
+    def receive(self, snapshot: SnapshotMeta) -> int:
+        """Take this one in; the offset from which pieces are missing (all of it may be here already)."""
+
+    def write(self, snapshot: SnapshotMeta, offset: int, data: bytes) -> int:
+        """A piece has come; the offset of the next one. Raises OSError."""
+
+    def install(self, snapshot: SnapshotMeta) -> None:
+        """All pieces are here: check them and replace the state, in the background. Ends with `RaftNode.installed`."""
+
+
+class RaftNode(Replication):
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        send: Callable[[str, Message], bool],
+        clock: Callable[[], float],
+        rng: random.Random,
+        events: NodeEvents,
+        snapshots: SnapshotPort,
+        *,
+        applied_index: int,
+        timing: Timing | None = None,
+        flow: Flow | None = None,
+    ) -> None:
+        self.agreement = Agreement()
+        self._snapshots = snapshots
+        self._reads = Reads()
+        self._change_token: tuple[int, object] | None = None  # the entry of the change under way, and who asked
+        self._asked: dict[int, tuple[object, float]] = {}  # reads that the leader was asked about
+        self._asked_count = 0
+        self._transfer_told = False
+        self._incoming: SnapshotMeta | None = None
+        self._installing = False
+        self._applied_index = applied_index
+        self._handed_bytes: dict[int, int] = {}
+        self._handed_total = 0
+        super().__init__(name, journal, send, clock, rng, timing or Timing(), events, applied_index, flow or Flow())
+
+    # -- inputs --------------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: str, message: Message) -> None:
+        """A message of a peer whose identity was checked (peer_transport.py)."""
+        self._guard(lambda: _HANDLERS[type(message)](self, sender, message))
+
+    def connected(self, name: str) -> None:
+        super().connected(name)
+        self._restart(name)
+
+    def disconnected(self, name: str) -> None:
+        super().disconnected(name)
+        self._restart(name)
+        if name == self.leader:
+            self._fail_asked()
+
+    def propose(self, payload: bytes, token: object, kind: int = DATA) -> None:
+        """Log `payload`; ends in `committed` with the token, or in `rejected`."""
+        if (refusal := self._refusal()) is not None:
+            self.events.rejected(token, refusal)
+            return
+        try:
+            self._tokens[self._append_own(payload, kind)] = token
+        except Refused as refused:
+            self.events.rejected(token, refused)
+
+    def change(self, change: Callable[[Membership], Membership], token: object, *, force: bool = False) -> None:
+        """Make one of membership.py's changes; ends in `changed` or `rejected`."""
+        if (refusal := self._refusal()) is not None:
+            self.events.rejected(token, refusal)
+            return
+        try:
+            self._require_settled()
+            after = change(self.members)
+            self._require_safe(after, force=force)
+            index = self._append_own(members.encode(after), MEMBERSHIP)
+        except Refused as refused:
+            self.events.rejected(token, refused)
+            return
+        self._change_token = (index, token)
+
+    def read(self, token: object) -> None:
+        """When may a read be served? Ends in `read_ready` or `rejected`."""
+        if self.stopped is not None:
+            self.events.rejected(token, self.stopped)
+        elif self.role == LEADER:
+            self._reads.waiting.append(token)
+        elif self.leader is not None and self.is_connected(self.leader):
+            self._asked_count += 1
+            self._asked[self._asked_count] = (token, self._clock() + self.timing.read_s)
+            self.send(self.leader, ReadIndex(self.term, self._asked_count))
+        else:
+            self.events.rejected(token, self.not_leader())
+
+    def transfer(self, name: str, token: object) -> None:
+        """Hand leadership to `name`, "" = the voter whose log is longest; ends in `transferred` or `rejected`."""
+        if (refusal := self._refusal()) is not None:
+            self.events.rejected(token, refusal)
+            return
+        able = {n: self.peers[n].match for n in self._other_voters() if n in self.peers and self.is_connected(n)}
+        name = name or max(able, key=lambda n: able[n], default="")
+        if name not in able:
+            self.events.rejected(token, Refused(EBUSY, f"node {name!r} cannot take over: it is no voter that is reachable"))
+            return
+        self._transfer_to, self._transfer_token = name, token
+        self._transfer_until = self._clock() + self.timing.transfer_s
+        self._transfer_told = False
+        self._continue_transfer()
+
+    def applied(self, index: int, digest: bytes) -> None:
+        """The state machine has applied the entry `index`; its digest is known from then on."""
+        self._applied_index = index
+        self._handed_total -= self._handed_bytes.pop(index, 0)
+        self.agreement.record(index, digest)
+
+    def trim(self, index: int) -> None:
+        """The state is durable up to `index`: the log before may go, but for what followers are about to need."""
+        now = self._clock()
+        for peer in self.peers.values():
+            if peer.offered is not None and now - peer.offered[1] < _OFFER_HOLDS_S:
+                index = min(index, peer.offered[0])
+        if index > self.journal.base_index:
+            self._guard(lambda: self.journal.trim(min(index, self.commit_index)))
+
+    def tick(self) -> float:
+        """Do what is due by the clock; seconds until something may be due again."""
+        if self.stopped is not None:
+            return 3600.0
+        now = self._clock()
+        due = now + self.timing.heartbeat_s
+
+        def look() -> None:
+            nonlocal due
+            if self.role == LEADER:
+                self._check_quorum(now)
+            due = min(due, self._tick_elections(now))
+
+        self._guard(look)
+        self._expire_asked(now)
+        return max(due - now, 0.0)
+
+    def flush(self) -> None:
+        """Send, make durable, answer, commit, hand over. Call it after each batch of inputs."""
+        self._guard(self._flush)
+
+    def _flush(self) -> None:
+        if self.role == LEADER:
+            if self._reads.wants_round and self.commit_index >= self.noop_index:
+                self.round += 1
+                self._reads.begin(self.round, self.commit_index)
+            self._send_appends()
+        self._sync()
+        self._send_replies()
+        if self.role == LEADER:
+            self._advance_commit()
+            self._confirm_reads()
+            self._settle_change()
+            if self._transfer_to is not None:
+                self._continue_transfer()
+        self._hand_over()
+        self._tell_role()
+
+    def _guard(self, step: Callable[[], Any]) -> None:
+        """Run a step. A refusal of the disk undoes the step alone; anything that cannot be explained stops the node."""
+        if self.stopped is not None:
+            return
+        try:
+            step()
+        except Refused:
+            return  # no space for a term, a vote or a cut: the sender will ask again
+        except ReplicationError as error:
+            self._stop(error)
+        except OSError as error:
+            self._stop(DivergedError(f"the log cannot be read: {error}"))
+
+    def _stop(self, error: ReplicationError) -> None:
+        self.stopped = error
+        self.events.stop(error)
+
+    # -- leading -------------------------------------------------------------------------------------------------------------
+
+    def _refusal(self) -> ReplicationError | None:
+        """Why nothing can be logged here now."""
+        if self.stopped is not None:
+            return self.stopped
+        if self.role != LEADER:
+            return self.not_leader()
+        if self._transfer_to is not None:
+            return NotLeader(None)
+        return None
+
+    def _leadership_lost(self) -> None:
+        super()._leadership_lost()
+        if self._change_token is not None:
+            token, self._change_token = self._change_token[1], None
+            self.events.rejected(token, OutcomeUnknown("this node leads no longer; the next leader may commit the change"))
+        for token in self._reads.drop():
+            self._reject_read(token)
+        self._transfer_failed("this node leads no longer")
+
+    def _restart(self, name: str) -> None:
+        """What was on its way to this peer, or back, is lost."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            peer.restart()
+
+    def _require_settled(self) -> None:
+        """Thesis 4.1, and its erratum: no change before an entry of this term is committed, and one at a time."""
+        if self.commit_index < max(self.noop_index, self.members.index):
+            raise Refused(EAGAIN, "another change of the membership is not committed yet; try again")
+
+    def _require_safe(self, after: Membership, *, force: bool) -> None:
+        """Refuse what would cost the quorum, and a voter that is too far behind to be one."""
+        for name in after.voters - self.members.voters:
+            peer = self.peers.get(name)
+            lag = self.journal.last_index - (peer.match if peer else 0)
+            if lag > self.flow.promote_lag:
+                raise Refused(EBUSY, f"node {name!r} lacks {lag} entries; wait until it has caught up")
+        if not force:
+            horizon = self._clock() - self.timing.election_max_s
+            heard = {name for name, peer in self.peers.items() if peer.heard_at > horizon and self.is_connected(name)}
+            members.require_quorum(after, frozenset(heard | {self.name}))
+
+    def _settle_change(self) -> None:
+        if self._change_token is not None and self.commit_index >= self._change_token[0]:
+            token, self._change_token = self._change_token[1], None
+            self.events.changed(token, self.members)
+        if self.name not in self.members and self.commit_index >= self.members.index:
+            self._follow(self.term, None)  # thesis 4.2.2: a leader that has removed itself
+
+    def _continue_transfer(self) -> None:
+        """Thesis 3.10: nothing new is taken; as soon as the other has everything it is told to start an election."""
+        to = self._transfer_to
+        peer = self.peers.get(to or "")
+        if to is not None and peer is not None and not self._transfer_told and peer.match == self.journal.last_index:
+            self._transfer_told = self.send(to, TimeoutNow(self.term))
+
+    # -- reads ---------------------------------------------------------------------------------------------------------------
+
+    def _confirm_reads(self) -> None:
+        if not self._reads.unconfirmed:
+            return
+        rounds = sorted(
+            (self.round if name == self.name else self.peers[name].round if name in self.peers else 0)
+            for name in self.members.voters
+        )
+        for done in self._reads.confirmed(rounds[len(rounds) - self.members.quorum]):
+            for token in done.tokens:
+                self._serve_read(token, done.index)
+
+    def _serve_read(self, token: object, index: int) -> None:
+        if not isinstance(token, _Remote):
+            self.events.read_ready(token, index)
+            return
+        self.send(token.sender, ReadIndexReply(self.term, token.id, index))
+        peer = self.peers.get(token.sender)
+        if peer is not None and peer.commit_told < index:
+            self._send_sign(token.sender, peer, self._clock())  # it must learn of the commit before it can serve the read
+
+    def _reject_read(self, token: object) -> None:
+        if isinstance(token, _Remote):
+            self.send(token.sender, ReadIndexReply(self.term, token.id, 0))
+        else:
+            self.events.rejected(token, self.not_leader())
+
+    def _on_read_index(self, sender: str, message: ReadIndex) -> None:
+        if self.role == LEADER:
+            self._reads.waiting.append(_Remote(sender, message.id))
+        else:
+            self.send(sender, ReadIndexReply(self.term, message.id, 0))
+
+    def _on_read_index_reply(self, sender: str, message: ReadIndexReply) -> None:
+        asked = self._asked.pop(message.id, None)
+        if asked is None:
+            return
+        if message.index:
+            self.events.read_ready(asked[0], message.index)
+        else:
+            self.events.rejected(asked[0], self.not_leader())
+
+    def _fail_asked(self) -> None:
+        asked, self._asked = self._asked, {}
+        for token, _ in asked.values():
+            self.events.rejected(token, self.not_leader())
+
+    def _expire_asked(self, now: float) -> None:
+        for number in [n for n, (_, until) in self._asked.items() if until <= now]:
+            self.events.rejected(self._asked.pop(number)[0], self.not_leader())
+
+    # -- handing over --------------------------------------------------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        """Committed and durable here, in order, as much as may be under way to the state machine."""
+        journal, flow = self.journal, self.flow
+        last = min(self.commit_index, journal.durable_index)
+        while not self._installing and self.handed_index < last:
+            room = flow.handed_bytes - self._handed_total
+            if room <= 0 or len(self._handed_bytes) >= flow.handed_entries:
+                return
+            entries = journal.entries(self.handed_index + 1, min(room, flow.append_bytes), last)
+            handed = []
+            for entry in entries:
+                size = record_size(len(entry.payload))
+                self._handed_bytes[entry.index] = size
+                self._handed_total += size
+                handed.append((entry, self._tokens.pop(entry.index, None)))
+            self.handed_index = entries[-1].index
+            self.events.committed(handed)
+
+    def _send_replies(self) -> None:
+        replies, self._replies = self._replies, []
+        for name, reply in replies:
+            self.send(name, reply)
+        answer, self._reply = self._reply, None
+        if answer is not None and self.leader is not None and answer.term == self.term:
+            point, digest = self.agreement.newest
+            self.send(self.leader, AppendReply(answer.term, answer.success, answer.match, answer.round, point, digest))
+
+    # -- agreement -----------------------------------------------------------------------------------------------------------
+
+    def _compare(self, sender: str, message: AppendReply) -> None:
+        if not message.point:
+            return
+        index = self.agreement.report(sender, message.point, message.digest)
+        if not index:
+            return
+        verdict = self.agreement.judge(self.name, index, self.members.voters)
+        if verdict is None:
+            return
+        for name in sorted(verdict.wrong - {self.name}):
+            self.send(name, Diverged(self.term, index))
+            self.agreement.forget(name)
+        if self.name in verdict.wrong:
+            self._stop(DivergedError(f"a majority has another state than this node at entry {index}"))
+
+    def _on_diverged(self, sender: str, message: Diverged) -> None:
+        if sender == self.leader and message.term == self.term:
+            self._stop(DivergedError(f"a majority has another state than this node at entry {message.index}"))
+
+    # -- snapshots: the leader's side ----------------------------------------------------------------------------------------
+
+    def _offer_snapshot(self, name: str, peer: Progress, now: float) -> None:
+        if now - peer.sent_at < self.timing.heartbeat_s:
+            return
+        self._send_sign(name, peer, now)
+        newest = self._snapshots.newest()
+        if newest is None or newest.index < self.journal.base_index:
+            self._snapshots.want()
+            return
+        if peer.offered is None or peer.offered[0] != newest.index:
+            peer.offered = (newest.index, now)
+        self.send(name, SnapshotOffer(self.term, newest.index, newest.term, newest.size, newest.checksum))
+
+    def _on_snapshot_pull(self, sender: str, message: SnapshotPull) -> None:
+        peer = self.peers.get(sender)
+        if self.role != LEADER or message.term != self.term or peer is None:
+            return
+        now = self._clock()
+        peer.heard_at = now
+        newest = self._snapshots.newest()
+        if newest is None or (newest.index, newest.term) != (message.index, message.index_term):
+            self.send(sender, SnapshotPiece(self.term, message.index, message.index_term, message.offset, b""))
+            return
+        if message.offset >= newest.size:
+            self.agreement.forget(sender)
+            peer.acknowledged(newest.index)
+            return
+        peer.offered = (newest.index, now)
+        data = self._snapshots.read(newest, message.offset, self.flow.snapshot_piece_bytes)
+        self.send(sender, SnapshotPiece(self.term, newest.index, newest.term, message.offset, data))
+
+    # -- snapshots: the follower's side --------------------------------------------------------------------------------------
+
+    def _on_snapshot_offer(self, sender: str, message: SnapshotOffer) -> None:
+        if message.term < self.term or self._installing:
+            return
+        if message.term > self.term:
+            self._follow(message.term, sender)
+        self._heard(sender)
+        offered = SnapshotMeta(message.index, message.index_term, message.size, message.checksum)
+        if offered.index <= self.commit_index:
+            self._pull(offered, offered.size)  # this node has it all
+        elif offered != self._incoming:
+            self._incoming = offered
+            self._take_piece(offered, self._snapshots.receive(offered))
+        else:
+            self._pull(offered, self._snapshots.receive(offered))
+
+    def _on_snapshot_piece(self, sender: str, message: SnapshotPiece) -> None:
+        incoming = self._incoming
+        if message.term != self.term or sender != self.leader or incoming is None or self._installing:
+            return
+        if (message.index, message.index_term) != (incoming.index, incoming.term):
+            return
+        self._heard(sender)
+        if not message.data:
+            self._incoming = None
+            return
+        try:
+            self._take_piece(incoming, self._snapshots.write(incoming, message.offset, message.data))
+        except OSError:
+            self._incoming = None  # no space, most likely: the leader offers again
+
+    def _take_piece(self, incoming: SnapshotMeta, offset: int) -> None:
+        if offset < incoming.size:
+            self._pull(incoming, offset)
+            return
+        if self.handed_index != self._applied_index:
+            return  # what was handed over is still being applied; the next offer comes soon
+        self._installing = True
+        self._snapshots.install(incoming)
+
+    def _pull(self, snapshot: SnapshotMeta, offset: int) -> None:
+        if self.leader is not None:
+            self.send(self.leader, SnapshotPull(self.term, snapshot.index, snapshot.term, offset))
+
+    def installed(self, snapshot: SnapshotMeta, membership: Membership, digest: bytes) -> None:
+        """The state is the snapshot's now, durably: the log continues after it."""
+
+        def settle() -> None:
+            self.journal.reset(snapshot.index, snapshot.term, membership)
+            self.commit_index = max(self.commit_index, snapshot.index)
+            self.handed_index = self._applied_index = snapshot.index
+            self._handed_bytes.clear()
+            self._handed_total = 0
+            self._membership_moved()
+
+        self._guard(settle)
+        self._installing, self._incoming = False, None
+        self.agreement.restart(snapshot.index, digest)
+        self._pull(snapshot, snapshot.size)
+
+    def install_failed(self) -> None:
+        """The snapshot was damaged or there was no room; the old state is in place."""
+        self._installing, self._incoming = False, None
+
+
+class _Remote(NamedTuple):
+    """A follower's read, as a token of its leader."""
+
+    sender: str
+    id: int
+
+
+_HANDLERS: Final[dict[type, Callable[[RaftNode, str, Any], None]]] = {
+    Append: RaftNode._on_append,
+    AppendReply: RaftNode._on_append_reply,
+    Vote: RaftNode._on_vote,
+    VoteReply: RaftNode._on_vote_reply,
+    PreVote: RaftNode._on_pre_vote,
+    PreVoteReply: RaftNode._on_pre_vote_reply,
+    TimeoutNow: RaftNode._on_timeout_now,
+    ReadIndex: RaftNode._on_read_index,
+    ReadIndexReply: RaftNode._on_read_index_reply,
+    SnapshotOffer: RaftNode._on_snapshot_offer,
+    SnapshotPull: RaftNode._on_snapshot_pull,
+    SnapshotPiece: RaftNode._on_snapshot_piece,
+    Diverged: RaftNode._on_diverged,
+}
