@@ -56,10 +56,10 @@ class NodeEvents(Protocol):
     def role(self, role: str, leader: str | None, term: int) -> None:
         """This node's role, or the leader that it knows, is another one now."""
 
-    def membership(self, membership: Membership) -> None:
+    def membership_changed(self, membership: Membership) -> None:
         """Another membership is in force (it may still be uncommitted)."""
 
-    def stop(self, error: ReplicationError) -> None:
+    def halted(self, error: ReplicationError) -> None:
         """The node has stopped for good: its disk failed, or going on would break a promise."""
 
 

@@ -2,10 +2,10 @@
 
 Inputs are `receive`, `connected`, `disconnected`, `propose`, `change`, `read`, `transfer`, `applied`, `trim`, the snapshot
 calls, and `tick`; after any number of them comes one `flush`, which sends, makes the log durable with one write, answers,
-commits and hands over. All on one thread. What the node wants done goes out through `send`, NodeEvents and SnapshotPort; it reads no clock
-and draws no number but those it was given, so that a simulator can own time, network and disk.
+commits and hands over. All on one thread. What the node wants done goes out through `send`, NodeEvents and SnapshotPort; it
+reads no clock and draws no number but those it was given, so that a simulator can own time, network and disk.
 
-A token stands for one question; it comes back exactly once, in one of NodeEvents' methods. After `events.stop` nothing is
+A token stands for one question; it comes back exactly once, in one of NodeEvents' methods. After `events.halted` nothing is
 answered any more: the owner fails what is open.
 
 Snapshots are files made and installed elsewhere (SnapshotPort). They are offered and pulled here, and never move the commit
@@ -237,8 +237,8 @@ class RaftNode(Replication):
             self._settle_change()
             if self._transfer_to is not None:
                 self._continue_transfer()
+        self._tell_role()  # before what this role has committed
         self._hand_over()
-        self._tell_role()
 
     def _guard(self, step: Callable[[], Any]) -> None:
         """Run a step. A refusal of the disk undoes the step alone; anything that cannot be explained stops the node."""
@@ -250,12 +250,12 @@ class RaftNode(Replication):
             return  # no space for a term, a vote or a cut: the sender will ask again
         except ReplicationError as error:
             self._stop(error)
-        except OSError as error:
-            self._stop(DivergedError(f"the log cannot be read: {error}"))
+        except (OSError, ValueError) as error:
+            self._stop(DivergedError(f"the log cannot be read, or what the leader sent cannot follow it: {error}"))
 
     def _stop(self, error: ReplicationError) -> None:
         self.stopped = error
-        self.events.stop(error)
+        self.events.halted(error)
 
     # -- leading -------------------------------------------------------------------------------------------------------------
 
@@ -276,7 +276,6 @@ class RaftNode(Replication):
             self.events.rejected(token, OutcomeUnknown("this node leads no longer; the next leader may commit the change"))
         for token in self._reads.drop():
             self._reject_read(token)
-        self._transfer_failed("this node leads no longer")
 
     def _restart(self, name: str) -> None:
         """What was on its way to this peer, or back, is lost."""

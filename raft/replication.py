@@ -103,7 +103,7 @@ class Replication(Elections):
             for name in self._others:
                 if name not in self.peers:
                     self.peers[name] = Progress(self.journal.last_index + 1, now)
-        self.events.membership(membership)
+        self.events.membership_changed(membership)
 
     def _check_quorum(self, now: float) -> None:
         """Thesis 6.2. A voter counts as reached for an election timeout after its last answer."""
@@ -222,10 +222,7 @@ class Replication(Elections):
         floor = max(journal.base_index, self.commit_index)
         if prev <= floor:
             return floor
-        term, index = journal.term_at(prev), prev - 1
-        while index > floor and journal.term_at(index) == term:
-            index -= 1
-        return index
+        return max(journal.term_start(prev) - 1, floor)
 
     # -- the leader's side of answers ----------------------------------------------------------------------------------------
 

@@ -56,11 +56,11 @@ class Upstream(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
 
     def __init__(self, name: str, journal: Journal, send: Callable[[str, Message], bool], commit_index: int) -> None:
         """`commit_index`: what the state machine has applied already, hence what is known to be committed."""
+        self.name = name  # first: upstream's constructor looks at every attribute, properties too
+        self.journal = journal
         conf = SyncObjConf(autoTick=False, appendEntriesUseBatch=True, commandsQueueSize=1)
         super().__init__(Node(name), [], conf, transport=Port(send))
         self._poller = None  # frees its descriptor: nothing is polled here
-        self.name = name
-        self.journal = journal
         self._SyncObj__raftLog = journal
         self._SyncObj__raftCurrentTerm = journal.getCurrentTerm()
         self._SyncObj__votedForNodeId = journal.getVotedForNodeId()
