@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 FILE_NAME = "hard_state"
 VOTE_MAX = 64
+#: A vote of which only the term is known. It is nobody's name, so nobody gets another one in that term.
+VOTE_UNKNOWN = "-"
 
 _FIELDS = struct.Struct("<8sQB64s")  # magic with version, term, length of the vote, vote
 _CRC = struct.Struct("<I")
 _MAGIC = b"KEELVOT1"
+_ADVICE = (
+    "voting without knowing term and vote could elect two leaders; remove this node from the cluster and add it anew, with an "
+    "empty directory"
+)
 
 
 class HardState(NamedTuple):
@@ -37,13 +43,16 @@ class HardState(NamedTuple):
 class HardStateFile:
     """Owns the file of one directory, which its user has locked."""
 
-    def __init__(self, disk: Disk, directory: str) -> None:
-        """Reads the file, makes it when there is none. Raises LogCorrupt, Stopped, OSError."""
+    def __init__(self, disk: Disk, directory: str, *, must_exist: bool = False) -> None:
+        """Reads the file, makes it when there is none and may be none. Raises LogCorrupt, Stopped, OSError."""
         self._disk = disk
         self._directory = directory
         self._stopped: str | None = None
+        path = os.path.join(directory, FILE_NAME)
         data = load(disk, directory, FILE_NAME, _FIELDS.size + _CRC.size)
-        self.state = HardState() if data is None else _decode(data, os.path.join(directory, FILE_NAME))
+        if data is None and must_exist:
+            raise LogCorrupt(f"{path}: the file is missing; {_ADVICE}")
+        self.state = HardState() if data is None else _decode(data, path)
         # What was read may be in the cache only: no vote may rest on it before it is on the disk.
         self.save(self.state)
 
@@ -74,7 +83,4 @@ def _decode(data: bytes, path: str) -> HardState:
         magic, term, length, vote = _FIELDS.unpack(fields)
         if magic == _MAGIC:
             return HardState(term, vote[:length].decode())
-    raise LogCorrupt(
-        f"{path}: the term and the vote cannot be read, and voting without them could elect two leaders; restore the file, or "
-        "remove this node from the cluster and add it anew"
-    )
+    raise LogCorrupt(f"{path}: the term and the vote cannot be read; {_ADVICE}")

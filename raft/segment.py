@@ -82,7 +82,7 @@ class SegmentHeader:
 class Segment:
     """An open segment and the offsets of its records. Owns the handle until `close`."""
 
-    __slots__ = ("end", "fd", "header", "memberships_found", "offsets", "path", "size", "tag", "term_last")
+    __slots__ = ("end", "fd", "header", "memberships_found", "offsets", "path", "size", "tag", "term_last", "terms_found")
 
     def __init__(self, path: str, fd: int, header: SegmentHeader, size: int) -> None:
         self.path = path
@@ -93,7 +93,9 @@ class Segment:
         self.offsets = array("Q")
         self.end = FIRST_RECORD  # where the next record goes
         self.term_last = header.term_before
-        self.memberships_found: list[int] = []  # indexes, as of `scan`: whoever opens the log reads these entries first
+        # As of `scan`, for whoever opens the log: where entries of kind MEMBERSHIP are, and where which term begins.
+        self.memberships_found: list[int] = []
+        self.terms_found: list[tuple[int, int]] = []
 
     @property
     def index_last(self) -> int:
@@ -102,7 +104,7 @@ class Segment:
     def scan(self, disk: Disk, stop: int | None) -> Header | None:
         """Find the records up to the first that is not one, or up to index `stop`. Returns the last one's header."""
         tag, expected, at = self.tag, self.header.base, FIRST_RECORD
-        window, window_at, last = b"", at, None
+        window, window_at, last, term = b"", at, None, self.header.term_before
         while stop is None or expected < stop:
             header = header_at(window, at - window_at, tag)
             if header is None or at - window_at + header.size > len(window):
@@ -115,6 +117,9 @@ class Segment:
             self.offsets.append(at)
             if header.kind == MEMBERSHIP:
                 self.memberships_found.append(expected)
+            if header.term != term:
+                term = header.term
+                self.terms_found.append((expected, term))
             at += header.size
             expected += 1
             last = header

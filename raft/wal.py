@@ -62,8 +62,9 @@ class Wal:
         if found.segments:
             self._durable = self._last = found.segments[-1].index_last
             self._term = found.segments[-1].term_last
-        #: The MEMBERSHIP entries that were in the log when it was opened.
+        #: Of the log as it was opened: the MEMBERSHIP entries, and (index, term) of each entry that begins a term.
         self.memberships_found = tuple(index for segment in found.segments for index in segment.memberships_found)
+        self.terms_found = tuple(start for segment in found.segments for start in segment.terms_found)
 
     @classmethod
     def open(

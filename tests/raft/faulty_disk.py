@@ -9,7 +9,6 @@ the next process finds it when only the process died.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -113,7 +112,8 @@ class FaultyDisk:
         pass
 
     def list(self, directory: str) -> list[str]:
-        return [os.path.basename(path) for path in self.names if os.path.dirname(path) == directory]
+        prefix = directory.rstrip("/") + "/"
+        return list(dict.fromkeys(path.removeprefix(prefix).split("/")[0] for path in self.names if path.startswith(prefix)))
 
     def lock(self, directory: str) -> int:
         if directory in self._locks.values():
