@@ -9,6 +9,7 @@ Owns the timer, the one worker thread that writes, and the memory of how the las
   - A full disk (StoreFull) is a state, `full`, not an end: the layers stay, and each interval tries again with the newer
     changes joined to the older (what was created and deleted meanwhile needs no room any more). The server refuses operations
     that need space while `full` is set; those that free space go on, and use the distance between the soft and the hard bound.
+  - While the store's state is replaced, nothing is written: `paused`.
   - Any other failure is final: `on_failed(error)` is called once, nothing is written any more, waiters get the error.
 
 Everything here runs on the event loop, only LayeredStore.write_frozen does not.
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from metaserver.store.errors import StoreError, StoreFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from metaserver.store.layered import LayeredStore
 
@@ -123,6 +125,17 @@ class Checkpointer:
         if error is not None:
             raise error
         return self._store.index_durable
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """No checkpoint runs inside; one that is under way is waited for. `checkpoint_now` in here would wait for ever."""
+        async with self._one_at_a_time:
+            try:
+                yield
+            finally:
+                if self._store.is_clean:
+                    self._full = None  # what found no room is gone
+                self._moved.set()
 
     async def close(self) -> None:
         """A last checkpoint, and the end of the thread. The store stays open. Raises nothing: what could not be written is in

@@ -6,27 +6,31 @@ Owns the moves between them, which checkpointer.py drives:
     write_frozen    worker thread  frozen and its index go to disk in one transaction; readers notice nothing
     checkpointed    loop thread    what is on disk is read from disk; frozen is dropped
     refreeze        loop thread    after write_frozen failed: newer changes join the frozen ones for the next attempt
+    adopt           loop thread    another state takes the place of all three
 
 A change is in one of the layers at every moment, so a failure between two moves loses nothing in memory, and after a crash
 the log brings back everything behind `index_durable`. Writes that no `mark_applied` followed are of an entry whose application
-broke off: they are never frozen, or the disk would hold a part of an entry under the index before it. Everything but
-`write_frozen` belongs to one thread.
+broke off: they are never frozen, or the disk would hold a part of an entry under the index before it. The chain digest moves
+with the index and goes down with it. Everything but `write_frozen` belongs to one thread; a `view` may be read in another.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metaserver.store.api import KEY_MAX, RESERVED_BYTE, check_applied
+from metaserver.store.api import KEY_MAX, RESERVED_BYTE, check_applied, check_digest
+from metaserver.store.chain import fold
+from metaserver.store.incoming import IncomingFile
 from metaserver.store.lmdb_store import MAP_BYTES, LmdbStore
 from metaserver.store.overlay import ABSENT, Overlay
+from metaserver.store.view import View, merge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from metaserver.store.api import Incoming
     from metaserver.store.lmdb_store import StoreStat
-    from metaserver.store.overlay import Change
 
 
 class LayeredStore:
@@ -36,9 +40,8 @@ class LayeredStore:
         self._disk = disk
         self._hot = Overlay()
         self._frozen: Overlay | None = None
-        self._index_applied = disk.index
-        self._index_frozen = disk.index
-        self._marked_writes = 0  # of the hot layer, at the last mark_applied
+        self._index_applied = self._index_frozen = disk.index
+        self._digest = self._digest_frozen = disk.digest
         self.put = self._hot.put
         self.delete = self._hot.delete
 
@@ -54,6 +57,10 @@ class LayeredStore:
     @property
     def index_durable(self) -> int:
         return self._disk.index
+
+    @property
+    def digest(self) -> bytes:
+        return self._digest
 
     @property
     def dirty_keys(self) -> int:
@@ -98,13 +105,41 @@ class LayeredStore:
         for layer in (self._frozen, self._hot):
             changes = layer.scan(prefix, after) if layer is not None else None
             if changes is not None:
-                merged = _merge(changes, merged)
+                merged = merge(changes, merged)
         return merged
 
     def mark_applied(self, index: int) -> None:
         check_applied(self._index_applied, index)
+        trace = self._hot.trace
+        self._digest = fold(self._digest, index, trace)
+        trace.clear()
         self._index_applied = index
-        self._marked_writes = self._hot.writes
+
+    def skip(self, index: int) -> None:
+        check_applied(self._index_applied, index)
+        self._require_whole()
+        self._index_applied = index
+
+    def view(self) -> View:
+        self._require_whole()
+        hot, frozen = self._hot.changes, self._frozen
+        changes = {**frozen.changes, **hot} if frozen is not None else dict(hot)
+        return View(self._disk.reader(), changes, self._index_applied, self._digest)
+
+    def receive(self, index: int, digest: bytes) -> IncomingFile:
+        check_applied(self._index_applied, index)
+        check_digest(digest)
+        return self._disk.receive(index, digest)
+
+    def adopt(self, incoming: Incoming) -> None:
+        if not isinstance(incoming, IncomingFile):
+            raise TypeError(f"not made by `receive`: {incoming!r}")
+        check_applied(self._index_applied, incoming.index)
+        self._disk.adopt(incoming)
+        self._hot.detach()
+        self._frozen = None
+        self._index_applied = self._index_frozen = self._disk.index
+        self._digest = self._digest_frozen = self._disk.digest
 
     def freeze(self) -> None:
         """Raises RuntimeError when an entry was applied in part."""
@@ -122,7 +157,7 @@ class LayeredStore:
         """Blocks until the frozen layer is durable. For the worker thread. Raises StoreError; on StoreFull try again."""
         if self._frozen is None:
             raise RuntimeError("there is no frozen layer")
-        self._disk.write(self._frozen.changes, self._index_frozen)
+        self._disk.write(self._frozen.changes, self._index_frozen, self._digest_frozen)
 
     def checkpointed(self) -> Overlay:
         """write_frozen has returned: read from disk from now on. The dropped layer is returned because freeing many keys at
@@ -137,7 +172,7 @@ class LayeredStore:
         merged = self._disk.snapshot()
         for layer in (self._frozen, self._hot):
             if layer is not None and layer.changes:
-                merged = _merge(iter(sorted(layer.changes.items())), merged)
+                merged = merge(iter(sorted(layer.changes.items())), merged)
         return merged
 
     def grow(self, map_bytes: int) -> None:
@@ -156,24 +191,11 @@ class LayeredStore:
         self._disk.close()
 
     def _take_hot(self) -> Overlay:
-        if self._hot.writes != self._marked_writes:
-            raise RuntimeError(f"the entry after {self._index_applied} was applied in part")
-        self._marked_writes = 0
+        self._require_whole()
         self._index_frozen = self._index_applied
+        self._digest_frozen = self._digest
         return self._hot.detach()
 
-
-def _merge(upper: Iterator[Change], lower: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """`lower` with the changes of `upper` made; both in key order."""
-    below = next(lower, None)
-    for key, value in upper:
-        while below is not None and below[0] < key:
-            yield below
-            below = next(lower, None)
-        if below is not None and below[0] == key:
-            below = next(lower, None)
-        if value is not None:
-            yield key, value
-    if below is not None:
-        yield below
-        yield from lower
+    def _require_whole(self) -> None:
+        if self._hot.trace:
+            raise RuntimeError(f"the entry after {self._index_applied} was applied in part")

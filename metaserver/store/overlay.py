@@ -5,6 +5,9 @@ dear. A new key is only appended to its *group* (all keys that share their first
 8-byte id, which is how far the core's hot scans reach); sorting is left to the first scan of that group, and costs little
 when only a few keys came since the last one. Groups are listed by their first byte for the scans that are shorter.
 
+It also keeps the writes of the entry that is being applied, in order, for the chain digest (chain.py): `trace`, which the owner
+empties after each entry. Two appends to a list per write are what that costs.
+
 Keys are never taken out, only marked deleted, until the whole layer is dropped. A scan is positioned when it is called;
 writing to the layer while it is open is a caller's error (core/txn.py). Not thread-safe, except that any number of threads
 may read `changes` of a layer that nobody writes to any more.
@@ -17,6 +20,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from metaserver.store.api import KEY_MAX, check_key
+from metaserver.store.chain import DELETED
 from metaserver.store.pacing import STRETCH_KEYS, rest
 
 if TYPE_CHECKING:
@@ -43,13 +47,13 @@ ABSENT: Final = _Absent()
 
 
 class Overlay:
-    __slots__ = ("_groups", "_heads", "_sorted", "_sorted_heads", "changes", "value_bytes", "writes")
+    __slots__ = ("_groups", "_heads", "_sorted", "_sorted_heads", "changes", "trace", "value_bytes")
 
     def __init__(self) -> None:
         #: The layer itself: what get() of the layers reads.
         self.changes: dict[bytes, bytes | None] = {}
         self.value_bytes = 0
-        self.writes = 0  # calls of put and delete so far
+        self.trace: list[bytes] = []  # the writes since it was last emptied, as chain.fold wants them
         self._groups: dict[bytes, list[bytes]] = {}
         self._heads: dict[int, list[bytes]] = {}  # first byte -> the groups' names
         self._sorted: dict[bytes, int] = {}  # group -> how many of its keys, from the front, are in order
@@ -74,7 +78,9 @@ class Overlay:
             self._admit(key)
         changes[key] = value
         self.value_bytes += len(value)
-        self.writes += 1
+        trace = self.trace
+        trace.append(key)
+        trace.append(value)
 
     def delete(self, key: bytes) -> None:
         changes = self.changes
@@ -85,7 +91,9 @@ class Overlay:
         else:
             self._admit(key)
         changes[key] = None
-        self.writes += 1
+        trace = self.trace
+        trace.append(DELETED)
+        trace.append(key)
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[Change] | None:
         """Changes whose key starts with `prefix` and is greater than `after`, in key order; None when there are none."""
@@ -116,6 +124,7 @@ class Overlay:
                 self.delete(key)
             else:
                 self.put(key, value)
+        self.trace.clear()  # these were digested when they were made
 
     def dissolve(self) -> None:
         """Free the layer's memory bit by bit, resting in between: at once it would stop every thread for milliseconds."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from metaserver.store.chain import NO_DIGEST
 from metaserver.store.lmdb_store import LmdbStore
 from metaserver.store.page_walk import PageFile, check_pages
 
@@ -41,7 +42,7 @@ def test_files_made_in_sequence_leave_full_pages(
     files = 24_000
     for start in range(0, files, checkpoint_files):
         numbers = range(start, min(start + checkpoint_files, files))
-        store.write(dict(pair for n in numbers for pair in file_keys(n, parent_of(n))), start)
+        store.write(dict(pair for n in numbers for pair in file_keys(n, parent_of(n))), start, NO_DIGEST)
         store.renew()
     assert store.stat().entries == 3 * files
     assert store.stat().used_bytes / files < 1.15 * ONE_FILE_BYTES
@@ -64,7 +65,7 @@ def test_any_mixture_of_gaps_updates_and_deletions_is_written_exactly(tmp_path: 
             for n in range(start, start + rng.randrange(1, 400) * step, step):
                 gone = fate == "delete" or (fate == "mixed" and rng.random() < 0.5)
                 changes[b"D%07d" % n + b"x" * rng.choice([0, 0, 0, 1, 200])] = None if gone else value
-        store.write(changes, index)
+        store.write(changes, index, NO_DIGEST)
         store.renew()
         for key, new in changes.items():
             if new is None:
@@ -80,11 +81,11 @@ def test_any_mixture_of_gaps_updates_and_deletions_is_written_exactly(tmp_path: 
 def test_the_page_reader_finds_each_key_where_lmdb_put_it(tmp_path: Path) -> None:
     rng = random.Random(3)
     store = LmdbStore.open(tmp_path)
-    store.write({}, 0)
+    store.write({}, 0, NO_DIGEST)
     with PageFile(tmp_path / "data.mdb") as file:
         assert file.leaf_around(b"D").keys == [b"\0keelfs"]
     keys = sorted({b"D" + rng.randbytes(rng.randrange(1, 40)) for _ in range(30_000)})
-    store.write(dict.fromkeys(keys, bytes(20)), 1)
+    store.write(dict.fromkeys(keys, bytes(20)), 1, NO_DIGEST)
     with PageFile(tmp_path / "data.mdb") as file:
         for key in rng.sample(keys, 500):
             leaf = file.leaf_around(key)

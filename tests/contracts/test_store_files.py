@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import lmdb
 import pytest
 
+from metaserver.store.chain import NO_DIGEST
 from metaserver.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, StoreMissing, StoreVersion
 from metaserver.store.layered import LayeredStore
 from metaserver.store.lmdb_store import LmdbStore
@@ -124,7 +125,7 @@ def test_whatever_is_cut_off_the_store_is_whole_or_refused(filled: Path) -> None
             refused += 1
             continue
         assert sum(1 for _ in store.snapshot()) == 5001
-        store.write({b"I%06d" % n: b"" for n in range(0, 5000, 7)}, 8)
+        store.write({b"I%06d" % n: b"" for n in range(0, 5000, 7)}, 8, NO_DIGEST)
         store.close()
     assert refused > 30
 
