@@ -27,12 +27,12 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from raft.api import PeerProgress, ReplicatorStatus
 from raft.disk import Disk, RealDisk
 from raft.errors import LogCorrupt, NotLeader, Refused, ReplicationError, Stopped
-from raft.identity import Identity, load_identity, note_start
+from raft.identity import Identity, load_identity
 from raft.journal import Journal, JournalOptions
 from raft.node import RaftNode
 from raft.peer_book import PeerBook
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from raft.tls import TlsFiles
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _REPORT_ENTRIES: Final = 64  # applied entries of which the raft thread is told at the latest
 _REPORT_BYTES: Final = 1 << 20
@@ -145,9 +146,6 @@ class ClusterReplicator:
         self._to_loop = Mailbox(loop)
         self._thread = thread = RaftThread(f"raft {self._options.name}", self._new_loop)
         self._to_raft = Mailbox(thread.loop, self._flush)
-        self.snapshots = Snapshots(
-            self._directory, self._state, place=self._place, prepare=self._prepare, on_installed=self._installed
-        )
         try:
             await thread.call(self._begin())
         except BaseException:
@@ -163,7 +161,8 @@ class ClusterReplicator:
         if self._thread is None:
             return
         self._fail_all("the server is shutting down")
-        await self.snapshots.close()
+        if hasattr(self, "_snapshots"):
+            await self._snapshots.close()
         await self._thread.call(self._end())
         self._thread.stop()
         self._thread = None
@@ -178,16 +177,16 @@ class ClusterReplicator:
         self._journal = journal = Journal.open(
             self._directory, options.journal, disk=disk, identity=identity, state_index=self._state.index_applied
         )
-        start = note_start(disk, self._directory, self._rng.randbytes)
-        self._book = PeerBook(disk, self._directory)
+        self._book = PeerBook.open(disk, self._directory)
         self._membership = journal.membership
+        self._snapshots = Snapshots(disk, self._directory, self._state, identity, options.name, self._to_loop, self)
         self._transport = transport = PeerTransport(
             identity=identity,
             name=options.name,
             listen=options.peer_listen,
             tls=options.tls,
             membership=lambda: journal.membership,
-            hello=lambda: HelloState(start.count, start.nonce, journal.term, journal.durable_index, journal.last_term),
+            hello=lambda: _durable(journal),
             book=self._book,
             on_message=self._on_message,
             on_connected=self._on_connected,
@@ -203,7 +202,7 @@ class ClusterReplicator:
             time.monotonic,
             self._rng,
             self,
-            self.snapshots,
+            self._snapshots,
             applied_index=self._state.index_applied,
             timing=options.timing,
             flow=options.flow,
@@ -216,8 +215,6 @@ class ClusterReplicator:
             self._timer.cancel()
         if hasattr(self, "_transport"):
             await self._transport.close()
-        if hasattr(self, "_book"):
-            self._book.close()
         if hasattr(self, "_journal"):
             self._journal.close()
 
@@ -246,7 +243,8 @@ class ClusterReplicator:
                 self._barrier = _Barrier([])
                 self._loop.call_soon(self._send_barrier)
             self._barrier.futures.append(future)
-        return await future
+        index: int = await future
+        return index
 
     def trim(self, index: int) -> None:
         if self._stopped is None:
@@ -321,7 +319,7 @@ class ClusterReplicator:
     async def save_snapshot(self) -> Path:
         if self._stopped is not None:
             raise Stopped(self._stopped)
-        return await self.snapshots.save()
+        return await self._snapshots.save()
 
     # -- futures -------------------------------------------------------------------------------------------------------------
 
@@ -514,32 +512,41 @@ class ClusterReplicator:
             if index > self._journal.base_index:
                 self._book.note_committed(name, self._journal.term_at(index), index)
 
-    # -- snapshots -----------------------------------------------------------------------------------------------------------
+    # -- SnapshotOwner (the loop) --------------------------------------------------------------------------------------------
 
-    async def _place(self, index: int) -> tuple[int, Membership]:
-        """The term of an applied entry and the members in force there. Called on the loop."""
+    async def _on_raft(self, step: Callable[[], T]) -> T:
+        async def run() -> T:
+            return step()
 
-        async def look() -> tuple[int, Membership]:
-            return self._journal.term_at(index), self._journal.membership_at(index)
+        if self._thread is None:
+            raise Stopped("the node is shutting down")
+        return await self._thread.call(run())
 
-        assert self._thread is not None
-        return await self._thread.call(look())
+    async def place(self, index: int) -> tuple[int, Membership]:
+        journal = self._journal
+        return await self._on_raft(lambda: (journal.term_at(index), journal.membership_at(index)))
 
-    async def _prepare(self, snapshot: SnapshotMeta, membership: Membership) -> None:
-        async def prepare() -> None:
-            self._journal.prepare_reset(snapshot.index, snapshot.term, membership)
+    async def prepare(self, snapshot: SnapshotMeta, membership: Membership) -> None:
+        await self._on_raft(lambda: self._journal.prepare_reset(snapshot.index, snapshot.term, membership))
 
-        assert self._thread is not None
-        await self._thread.call(prepare())
+    async def cancel(self) -> None:
+        await self._on_raft(self._journal.cancel_reset)
 
-    def _installed(self, snapshot: SnapshotMeta, membership: Membership, digest: bytes, error: Exception | None) -> None:
-        """The loop: the state is another one, or (`error`) still the old one."""
-        if error is None:
-            self._serve_reads()
-            self._to_raft.post(lambda: self._node.installed(snapshot, membership, digest))
-        else:
-            log.warning("a snapshot could not be installed: %s", error)
-            self._to_raft.post(self._node.install_failed)
+    def installed(self, snapshot: SnapshotMeta, membership: Membership, digest: bytes) -> None:
+        self._serve_reads()
+        self._to_raft.post(lambda: self._node.installed(snapshot, membership, digest))
+
+    def not_installed(self, reason: str) -> None:
+        log.warning("a snapshot was not installed: %s", reason)
+        self._to_raft.post(self._node.install_failed)
+
+    def broken(self, error: ReplicationError) -> None:
+        self._failed(error)
+
+
+def _durable(journal: Journal) -> HelloState:
+    index = journal.durable_index
+    return HelloState(journal.term, index, journal.term_at(index))
 
 
 def _nothing() -> None:
