@@ -26,12 +26,12 @@ import grpc
 import uvloop
 
 from protos import admin_pb2, admin_pb2_grpc, meta_pb2
+from protos.framing import MAGIC, SERVER_FRAME_BYTES_MAX, Deframer, framed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_GRPC = (("grpc.max_receive_message_length", 16 << 20),)
 
 
 @dataclass(frozen=True)
@@ -76,66 +76,65 @@ class Server:
         self.process.wait(30)
 
 
-class Client:
-    """The least that speaks the session stream: requests with callbacks, frames of what has queued up."""
+class Client(asyncio.Protocol):
+    """The least that speaks the session stream: requests with futures, frames of what has queued up."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_GRPC)
-        self._call: grpc.aio.StreamStreamCall[bytes, bytes] = self._channel.stream_stream("/keelfs.meta.v1.Meta/Session")()
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deframer = Deframer(SERVER_FRAME_BYTES_MAX)
+        self._transport: asyncio.Transport | None = None
         self._queue: list[meta_pb2.Request] = []
         self._waiting: dict[int, tuple[asyncio.Future[meta_pb2.Response], float]] = {}
-        self._wake = asyncio.Event()
+        self._attached: asyncio.Future[meta_pb2.Attached] = self._loop.create_future()
         self._next = 0
-        self._acked = 0
         self.latencies: list[float] = []
         self.root = 0
 
-    async def attach(self, volume: str) -> None:
+    @classmethod
+    async def attach(cls, address: str, volume: str) -> Client:
+        host, _, port = address.rpartition(":")
+        transport, client = await asyncio.get_running_loop().create_connection(cls, host, int(port))
+        client._transport = transport
         frame = meta_pb2.ClientFrame(attach=meta_pb2.Attach(volume=volume, client="bench", protocol=1))
-        await self._call.write(frame.SerializeToString())
-        attached = meta_pb2.ServerFrame.FromString(await self._receive()).attached
-        self.root = attached.root
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        transport.write(MAGIC + framed(frame.SerializeToString()))
+        client.root = (await client._attached).root
+        return client
 
     def ask(self, request: meta_pb2.Request, *, change: bool) -> asyncio.Future[meta_pb2.Response]:
         self._next += 1
         request.id = self._next
         if change:
             request.seq = self._next
-        future: asyncio.Future[meta_pb2.Response] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[meta_pb2.Response] = self._loop.create_future()
         self._waiting[self._next] = (future, time.perf_counter())
+        if not self._queue:
+            self._loop.call_soon(self._send)
         self._queue.append(request)
-        self._wake.set()
         return future
 
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            queue, self._queue = self._queue, []
-            acked = min(self._waiting, default=self._next + 1) - 1
-            frame = meta_pb2.ClientFrame(requests=queue, acked_seq=acked)
-            await self._call.write(frame.SerializeToString())
+    def _send(self) -> None:
+        queue, self._queue = self._queue, []
+        acked = min(self._waiting, default=self._next + 1) - 1
+        frame = meta_pb2.ClientFrame(requests=queue, acked_seq=acked)
+        assert self._transport is not None
+        self._transport.write(framed(frame.SerializeToString()))
 
-    async def _read(self) -> None:
-        while True:
-            frame = meta_pb2.ServerFrame.FromString(await self._receive())
-            now = time.perf_counter()
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        for raw in self._deframer.feed(data):
+            frame = meta_pb2.ServerFrame.FromString(raw)
+            if frame.HasField("end"):
+                raise SystemExit(f"the stream ended: {frame.end.detail}")
+            if frame.HasField("attached"):
+                self._attached.set_result(frame.attached)
             for response in frame.responses:
                 future, asked = self._waiting.pop(response.id)
                 self.latencies.append(now - asked)
                 future.set_result(response)
 
-    async def _receive(self) -> bytes:
-        raw: object = await self._call.read()
-        if not isinstance(raw, bytes):
-            raise SystemExit(f"the stream ended: {await self._call.details()}")
-        return raw
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await self._channel.close()
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
 def mkdir(parent: int, name: bytes) -> meta_pb2.Request:
@@ -191,13 +190,12 @@ async def one_round(server: Server, volume: str, given: argparse.Namespace) -> l
     async with grpc.aio.insecure_channel(server.admin) as channel:
         settings = json.dumps({"store": f"file://{given.data}/objects"})
         await admin_pb2_grpc.AdminStub(channel).CreateVolume(admin_pb2.CreateVolumeRequest(name=volume, settings_json=settings))
-    client = Client(server.listen)
-    await client.attach(volume)
+    client = await Client.attach(server.listen, volume)
     made = [await client.ask(mkdir(client.root, b"dir-%d" % n), change=True) for n in range(given.dirs)]
     dirs = [int.from_bytes(response.attr[:8], "little") for response in made]
     ops = given.ops.split(",")
     outcomes = [await drive(client, server.process.pid, op, dirs, given.creates, given.in_flight) for op in ops]
-    await client.close()
+    client.close()
     return outcomes
 
 

@@ -1,12 +1,16 @@
 """The client's line to the metadata service: one session, one stream at a time, requests out and answers in.
 
-    FileSystem -> read()/change() -> Session (in line) -> writer -> MetaStream -> server
-                  future <---------- Session.take() <---- reader <-
+    FileSystem -> read()/change() -> Session (in line) -> _pump -> MetaStream -> server
+                  future <---------- Session.take() <---- frame <-
 
- - A request costs no task. The writer sends whatever is in line as one frame; until something of it is answered, but at
-   most for HOLD_BACK_S, the next frame fills. So a lone request goes at once, and many share the cost of a frame.
- - A lost stream is not a failure: requests wait, the session is taken up again (redial.py says when and where), and what has no
-   answer is sent again. Only `Timeouts` end the waiting earlier.
+ - A request costs no task, and neither does a frame: `_pump` runs once per loop iteration in which something was asked, and
+   sends whatever is in line as one frame; an answer goes from the socket to its future in one call.
+ - Until something of a frame is answered, but at most for HOLD_BACK_S, the next frame fills. So a lone request goes at
+   once, and many share the cost of a frame.
+ - A lost stream is not a failure: requests wait, the session is taken up again (dialer.py finds the node, redial.py says when
+   and in which order), and what has no answer is sent again. Only `Timeouts` end the waiting earlier.
+ - A stream on which a request waits for long is doubted (`Pulse`): the other nodes are asked beside it, and one that leads
+   takes its place. A leader that was frozen is deposed when it wakes; what it has done all the same is found by its seq.
  - When the session itself is over, everything unanswered fails with EIO and a new session is attached.
  - `on_reset(reason)`: LOST when a stream ends (what is cached is not kept true any more), RECONNECTED before the first answer
    of the next one, EXPIRED when the session is over: nothing is held open any more, and handles from before are dead.
@@ -19,7 +23,6 @@ The invariant that makes a response safe to act on: `Session` forgets a change o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import random
 from dataclasses import dataclass
@@ -28,12 +31,14 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fuseclient.clock import LoopClock
+from fuseclient.dialer import STAGGER_S, Dialer, Found, NotFound
 from fuseclient.errors import ClientError, FsError
 from fuseclient.id_ranges import INODES, SLICES, IdRanges
 from fuseclient.meta_api import EXPIRED
 from fuseclient.meta_stream import MetaStream, StreamEnd, StreamEnded
-from fuseclient.redial import Backoff, Endpoints
+from fuseclient.redial import GROWTH, TICK_S, Backoff, Doubt, Pulse
 from fuseclient.session import NEVER, Limits, Session
+from fuseclient.tls import Access
 from fuseclient.volume_settings import VolumeSettings
 
 if TYPE_CHECKING:
@@ -54,7 +59,7 @@ _EXIT: Final = {StreamEnd.NO_VOLUME: 10, StreamEnd.LOST: 11, StreamEnd.DENIED: 1
 _WHAT_NEXT: Final = {
     StreamEnd.NO_VOLUME: "`keelfs volume list` shows what is there, `keelfs format` makes a volume.",
     StreamEnd.LOST: "Is the server running (`keelfs status`), and are the addresses right?",
-    StreamEnd.DENIED: "Check the credentials.",
+    StreamEnd.DENIED: "Check the credentials: certificate and authority must be those of this cluster.",
     StreamEnd.INCOMPATIBLE: "Use the same release of keelfs on both sides, and the server's client port in the URL.",
 }
 
@@ -63,9 +68,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. Without a deadline a request waits as long as it takes."""
+    """Seconds. Without a deadline a request waits as long as it takes. `attach_s`: one attempt at one node; `stagger_s`: its
+    head start before the next node is tried beside it."""
 
     attach_s: float = 10.0
+    stagger_s: float = STAGGER_S
     read_s: float | None = None
     change_s: float | None = None
     close_s: float = 5.0
@@ -75,7 +82,14 @@ class MetaClient:
     """See the module's text. Made by `connect`; implements MetaApi (meta_api.py)."""
 
     def __init__(
-        self, url: VolumeUrl, client_name: str, clock: Clock, rng: random.Random, timeouts: Timeouts, limits: Limits
+        self,
+        url: VolumeUrl,
+        client_name: str,
+        access: Access,
+        clock: Clock,
+        rng: random.Random,
+        timeouts: Timeouts,
+        limits: Limits,
     ) -> None:
         self.url = url
         self.on_notification: Callable[[pb.Notification], None] | None = None
@@ -90,19 +104,26 @@ class MetaClient:
         self._clock = clock
         self._timeouts = timeouts
         self._session = Session(limits)
-        self._endpoints = Endpoints(url.addresses)
-        self._backoff = Backoff(rng)
+        self._dialer = Dialer(url.addresses, access, clock, attach_s=timeouts.attach_s, stagger_s=timeouts.stagger_s)
+        self._backoff = Backoff(rng, growth=GROWTH)
         self._loop = asyncio.get_running_loop()
-        self._idle_writer: asyncio.Future[None] | None = None
+        self._stream: MetaStream | None = None  # while there is one
+        self._outcome: asyncio.Future[StreamEnded | Found] | None = None  # how it ends: by itself, or for a better one
+        self._pulse = Pulse()
+        self._answered = 0
+        self._pump_due = False
         self._unanswered_frame = False  # since the last frame nothing was answered
-        self._held_back: asyncio.Future[None] | None = None
+        self._held_back: asyncio.TimerHandle | None = None
         self._due = False  # the next frame goes out even if it is empty
         self._broken: FsError | None = None
         self._detaching = False
+        self._goodbye_said = False
         self._drained: asyncio.Future[None] | None = None
         self._frames_sent = 0
         self._frames_at_heartbeat = 0
         self._heartbeat: Timer | None = None
+        self._tick_timer: Timer | None = None
+        self._probe: asyncio.Task[None] | None = None
         self._release_timer: Timer | None = None
         self._release_tries = 0
         self._deadline_timer: Timer | None = None
@@ -117,13 +138,22 @@ class MetaClient:
         url: VolumeUrl,
         client_name: str,
         *,
+        access: Access | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
     ) -> MetaClient:
-        """Attach to the volume at the first address that answers. Raises ClientError, complete for the user."""
-        client = cls(url, client_name, clock or LoopClock(), rng or random.Random(), timeouts or Timeouts(), limits or Limits())
+        """Attach to the volume at the node that serves. Raises ClientError, complete for the user."""
+        client = cls(
+            url,
+            client_name,
+            access or Access(),
+            clock or LoopClock(),
+            rng or random.Random(),
+            timeouts or Timeouts(),
+            limits or Limits(),
+        )
         stream = await client._attach_first()
         client._task = asyncio.create_task(client._run(stream), name=f"meta client of {url}")
         return client
@@ -140,6 +170,11 @@ class MetaClient:
     def unanswered(self) -> int:
         """Requests that wait for their answer."""
         return self._session.unanswered
+
+    @property
+    def frames_received(self) -> int:
+        """On the stream in use."""
+        return self._stream.received if self._stream is not None else 0
 
     # what the file system and the data path call
 
@@ -176,12 +211,12 @@ class MetaClient:
                 await asyncio.wait([self._drained, task], timeout=self._timeouts.close_s, return_when=asyncio.FIRST_COMPLETED)
             if self.connected:
                 self._detaching = True
-                self._wake_writer()
+                self._wake_pump()
                 await asyncio.wait([task], timeout=self._timeouts.close_s)
             task.cancel()
             await asyncio.wait([task])
         self._end_session("the metadata client is closed")
-        for timer in (self._heartbeat, self._release_timer, self._deadline_timer):
+        for timer in (self._heartbeat, self._release_timer, self._deadline_timer, self._tick_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -192,7 +227,7 @@ class MetaClient:
             return refused
         deadline_s = NEVER if timeout_s is None else self._deadline(timeout_s)
         future = self._session.submit(request, change=change, deadline_s=deadline_s)
-        self._wake_writer()
+        self._wake_pump()
         return future
 
     # timers
@@ -219,16 +254,32 @@ class MetaClient:
         if self._release_tries >= RELEASE_TRIES:
             self._session.insist_on_releases()
         self._due = True
-        self._wake_writer()
+        self._wake_pump()
         self._release_timer = self._clock.call_later(RELEASE_WAIT_S, self._releases_waited)
 
     def _beat(self) -> None:
         """Sends a frame when none was sent since the last call; also keeps a server's idea of acked_seq fresh."""
         if self._frames_sent == self._frames_at_heartbeat:
             self._due = True
-            self._wake_writer()
+            self._wake_pump()
         self._frames_at_heartbeat = self._frames_sent
         self._heartbeat = self._clock.call_later(self.ttl_s / HEARTBEATS_PER_TTL, self._beat)
+
+    def _tick(self) -> None:
+        """Doubt a stream on which something is missing, and act on it."""
+        self._tick_timer = self._clock.call_later(TICK_S, self._tick)
+        stream = self._stream
+        if stream is None:
+            return
+        doubt = self._pulse.tick(stream.received, self._answered, waiting=self._session.in_flight > 0)
+        if doubt is Doubt.NONE:
+            return
+        if Doubt.LOST in doubt:
+            stream.end(StreamEnded(StreamEnd.LOST, "the server has fallen silent"))
+        elif Doubt.PROBE in doubt and self._probe is None and self._dialer.has_others and not self._detaching:
+            self._probe = asyncio.create_task(self._ask_others(), name="meta client's search for another leader")
+        if Doubt.PING in doubt:
+            stream.ping()
 
     # one stream
 
@@ -236,10 +287,10 @@ class MetaClient:
         """Serve this stream, and the ones after it, until `close`."""
         try:
             while True:
-                end = await self._serve(stream)
+                outcome = await self._serve(stream)
                 if self._detaching:
                     return
-                stream = await self._redial(end)
+                stream = await self._redial(outcome) if isinstance(outcome, StreamEnded) else await self._take_over(outcome)
         except ClientError as error:
             _log.error("the volume is not usable any more", url=str(self.url), why=str(error))
             self._break(str(error))
@@ -247,92 +298,98 @@ class MetaClient:
             _log.exception("the metadata client has failed", url=str(self.url))
             self._break("the metadata client has failed; see the log")
 
-    async def _serve(self, stream: MetaStream) -> StreamEnded:
-        """Move frames until the stream ends, and say how it did."""
-        writer = asyncio.create_task(self._write_frames(stream), name="meta client's writer")
-        writer.add_done_callback(lambda _: None if self._detaching else stream.abort())
+    async def _serve(self, stream: MetaStream) -> StreamEnded | Found:
+        """Move frames until the stream ends, or another node is found to lead in its place; how it was."""
+        self._stream = stream
+        self._outcome = self._loop.create_future()
+        self._pulse = Pulse()
+        self._unanswered_frame = False
         self.connected = True
+        stream.start(self)
+        self._wake_pump()
         try:
-            end = await self._read_frames(stream)
+            return await self._outcome
         finally:
             self.connected = False
-            self._idle_writer = None
-            writer.cancel()
-            await asyncio.wait([writer])
+            self._stream = None
+            probe, self._probe = self._probe, None
+            if probe is not None:
+                probe.cancel()
+                await asyncio.wait([probe])
             await stream.close()
-        if not writer.cancelled():
-            writer.result()  # a defect of ours is not a lost stream
-        return end
 
-    async def _write_frames(self, stream: MetaStream) -> None:
-        session = self._session
-        self._unanswered_frame = False
-        with contextlib.suppress(StreamEnded):
-            while True:
-                if self._unanswered_frame and session.wants_frame:
-                    await self._hold_back()
-                due, self._due = self._due, False
-                frame = session.next_frame(due=due)
-                if frame is not None:
-                    self._frames_sent += 1
-                    self._unanswered_frame = session.unanswered > 0
-                    await stream.write(frame)
-                elif self._detaching:
-                    await stream.write(session.detach_frame())
-                    await stream.done_writing()
-                    return
-                else:
-                    self._idle_writer = self._loop.create_future()
-                    await self._idle_writer
+    def _wake_pump(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
 
-    async def _hold_back(self) -> None:
-        """Gather what comes until something is answered. A frame costs as much as ten requests, on either side."""
-        self._held_back = held = self._loop.create_future()
-        timer = self._loop.call_later(HOLD_BACK_S, self._let_go)
-        try:
-            await held
-        finally:
-            timer.cancel()
-            self._held_back = None
+    def _pump(self) -> None:
+        """Send what is in line, as far as the stream takes it and it need not wait for company."""
+        self._pump_due = False
+        stream, session = self._stream, self._session
+        if stream is None:
+            return
+        while stream.writable:
+            if self._unanswered_frame and session.wants_frame:
+                self._hold_back()
+                return
+            due, self._due = self._due, False
+            frame = session.next_frame(due=due)
+            if frame is None:
+                if self._detaching and not self._goodbye_said:
+                    self._goodbye_said = True
+                    stream.write(session.detach_frame())
+                return
+            self._frames_sent += 1
+            self._unanswered_frame = session.unanswered > 0
+            stream.write(frame)
+
+    def _hold_back(self) -> None:
+        """Gather what comes until something is answered. A frame costs as much as several requests, on either side."""
+        if self._held_back is None:
+            self._held_back = self._loop.call_later(HOLD_BACK_S, self._let_go)
 
     def _let_go(self) -> None:
+        """Something was answered, or it took too long."""
         self._unanswered_frame = False
-        if self._held_back is not None and not self._held_back.done():
-            self._held_back.set_result(None)
+        if self._held_back is not None:
+            self._held_back.cancel()
+            self._held_back = None
+        if self._session.wants_frame:
+            self._wake_pump()
 
-    def _wake_writer(self) -> None:
-        waiting = self._idle_writer
-        if waiting is not None:
-            self._idle_writer = None
-            if not waiting.done():
-                waiting.set_result(None)
+    # what the stream calls (meta_stream.Receiver)
 
-    async def _read_frames(self, stream: MetaStream) -> StreamEnded:
+    def frame(self, frame: pb.ServerFrame) -> None:
         session = self._session
-        while True:
-            try:
-                frame = await stream.read()
-            except StreamEnded as ended:
-                return ended
-            notifications = frame.notifications
-            expired = self._notify(notifications) if notifications else None
-            responses = frame.responses
-            if responses:
-                session.take(responses)
-                self._let_go()
-                self._backoff.reset()
-                if session.wants_frame:
-                    self._wake_writer()
-                if self._drained is not None and not session.unanswered and not self._drained.done():
-                    self._drained.set_result(None)
-            if expired is not None:
-                return expired
+        notifications = frame.notifications
+        expired = self._notify(notifications) if notifications else None
+        responses = frame.responses
+        if responses:
+            self._answered += 1
+            session.take(responses)
+            self._let_go()
+            self._backoff.reset()
+            if self._drained is not None and not session.unanswered and not self._drained.done():
+                self._drained.set_result(None)
+        if expired is not None:
+            self.ended(expired)
+
+    def writable(self) -> None:
+        self._wake_pump()
+
+    def ended(self, ended: StreamEnded) -> None:
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(ended)
 
     def _notify(self, notifications: Iterable[pb.Notification]) -> StreamEnded | None:
         """Hand them on; the stream's end if one of them says that the session is over."""
         over: StreamEnded | None = None
         for notification in notifications:
             what = notification.WhichOneof("what")
+            if what == "members":
+                self._dialer.learn(notification.members.addresses)
+                continue
             if what == "session_expired":
                 over = StreamEnded(StreamEnd.SESSION_OVER, notification.session_expired.reason or "expired")
                 continue
@@ -344,55 +401,78 @@ class MetaClient:
 
     # from stream to stream
 
-    async def _attach_first(self) -> MetaStream:
-        failures: list[tuple[str, StreamEnded]] = []
-        for address in self._endpoints.all:
-            try:
-                stream, attached = await self._open()
-            except StreamEnded as ended:
-                failures.append((str(address), ended))
-                if ended.end in (StreamEnd.NO_VOLUME, StreamEnd.DENIED):
-                    break  # the cluster has spoken
-                self._endpoints.advance()
-            else:
-                try:
-                    self._adopt(attached)
-                except ClientError:
-                    await stream.close()
-                    raise
-                return stream
-        raise self._refusal(failures)
+    def _attach(self) -> pb.Attach:
+        return self._session.attach(self.url.volume, self.url.subdir, self._client_name)
 
-    async def _open(self) -> tuple[MetaStream, pb.Attached]:
-        attach = self._session.attach(self.url.volume, self.url.subdir, self._client_name)
-        return await MetaStream.open(self._endpoints.current, attach, self._timeouts.attach_s)
+    async def _attach_first(self) -> MetaStream:
+        try:
+            found = await self._dialer.search(self._attach())
+        except NotFound as failed:
+            raise self._refusal(failed) from None
+        try:
+            self._adopt(found.attached)
+        except ClientError:
+            await found.stream.close()
+            raise
+        return found.stream
 
     async def _redial(self, ended: StreamEnded) -> MetaStream:
         """Another stream, however long it takes. Raises ClientError when there cannot be one."""
-        if ended.end is StreamEnd.REPLACED:
+        if ended.end is StreamEnd.REPLACED and not self._dialer.recently_abandoned():
             raise ClientError("Another process has taken this session over.")
         self._stream_ended(ended)
+        hint = ended.hint
+        if hint is None:
+            self._dialer.lost()
         while True:
             await self._clock.sleep(self._backoff.next())
             session = self._session.id
             try:
-                stream, attached = await self._open()
-            except StreamEnded as error:
-                if error.end is StreamEnd.LOST:
-                    self._endpoints.advance()
-                elif session:  # whatever the server has against taking it up, the session is over
-                    self._expire(str(error))
-                elif error.end is not StreamEnd.SESSION_OVER:
-                    raise self._refusal([(str(self._endpoints.current), error)]) from None
+                found = await self._dialer.search(self._attach(), first=hint)
+            except NotFound as failed:
+                hint = None
+                if failed.verdict is not None and session:  # whatever the service has against it, the session is over
+                    self._expire(str(failed.verdict))
+                elif failed.verdict is not None and failed.verdict.end is not StreamEnd.SESSION_OVER:
+                    raise self._refusal(failed) from None
+                else:
+                    _log.debug("no node serves", url=str(self.url), why=str(failed))
                 continue
-            if session and attached.session != session:
-                self._expire("the server did not know it any more")
-            try:
-                self._resume(attached)
-            except ClientError:
-                await stream.close()
-                raise
-            return stream
+            return await self._take_up(found, session)
+
+    async def _ask_others(self) -> None:
+        """Whether another node leads by now; then it takes the place of the one in use."""
+        try:
+            found = await self._dialer.search(self._attach(), others_only=True)
+        except NotFound as failed:
+            _log.debug("no other node leads", url=str(self.url), why=str(failed))
+        else:
+            if self._outcome is not None and not self._outcome.done():
+                self._outcome.set_result(found)
+            else:
+                found.stream.abort()
+        finally:
+            self._probe = None
+
+    async def _take_over(self, found: Found) -> MetaStream:
+        """Go on with another node, which leads while the one in use does not answer."""
+        _log.warning("the metadata server does not answer, another one leads", url=str(self.url), leader=str(found.address))
+        if not self._session.holds_only(found.attach.open_inodes):  # an answer that came in between has opened something
+            await found.stream.close()
+            return await self._redial(StreamEnded(StreamEnd.LOST, "another node leads", hint=found.address))
+        self._reset(LOST)
+        return await self._take_up(found, self._session.id)
+
+    async def _take_up(self, found: Found, session: int) -> MetaStream:
+        """The session goes on, or a new one begins in its place. Raises ClientError when that cannot be."""
+        if session and found.attached.session != session:
+            self._expire("the server did not know it any more")
+        try:
+            self._resume(found)
+        except ClientError:
+            await found.stream.close()
+            raise
+        return found.stream
 
     def _stream_ended(self, ended: StreamEnded) -> None:
         if ended.end is StreamEnd.SESSION_OVER:
@@ -401,12 +481,13 @@ class MetaClient:
         _log.warning("the connection to the metadata service is lost", url=str(self.url), why=str(ended))
         self._reset(LOST)
 
-    def _resume(self, attached: pb.Attached) -> None:
+    def _resume(self, found: Found) -> None:
+        attached = found.attached
         if attached.volume_id != self.volume_id or attached.root != self.root:
             raise ClientError(f"The volume behind {self.url} is not the one that was mounted. Unmount, and mount it again.")
         self.reconnects += 1
         self._adopt(attached)
-        self._session.resume()
+        self._session.resume(found.attach.open_inodes)
         _log.info("the metadata service is back", url=str(self.url), session=attached.session)
         self._reset(RECONNECTED)
 
@@ -418,6 +499,9 @@ class MetaClient:
         self.volume_id = attached.volume_id
         self.ttl_s = max(attached.ttl_ms, 1) / 1000
         self._due = False
+        self._dialer.learn(attached.addresses)
+        if self._tick_timer is None:
+            self._tick_timer = self._clock.call_later(TICK_S, self._tick)
         if self._heartbeat is None:
             self._heartbeat = self._clock.call_later(self.ttl_s / HEARTBEATS_PER_TTL, self._beat)
 
@@ -440,8 +524,7 @@ class MetaClient:
         self._end_session(why)
         self._reset(EXPIRED)
 
-    def _refusal(self, failures: list[tuple[str, StreamEnded]]) -> ClientError:
-        end = failures[-1][1].end
-        why = "; ".join(f"{address}: {ended}" for address, ended in failures)
+    def _refusal(self, failed: NotFound) -> ClientError:
+        end = failed.end
         next_step = _WHAT_NEXT.get(end, _WHAT_NEXT[StreamEnd.LOST])
-        return ClientError(f"Cannot attach to {self.url}: {why}. {next_step}", exit_code=_EXIT.get(end, 1))
+        return ClientError(f"Cannot attach to {self.url}: {failed}. {next_step}", exit_code=_EXIT.get(end, 1))

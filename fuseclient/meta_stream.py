@@ -1,47 +1,34 @@
-"""One gRPC stream of a session: frames out, frames in. The border behind which gRPC's exceptions do not exist.
+"""One connection of a session: frames out, frames in. The border behind which sockets and TLS do not exist.
 
-A stream has a channel of its own, closed with it, so that a new attempt never waits for the back-off of an old connection.
-A peer that is silent is found out by HTTP/2 pings, within PING_EVERY_MS + PING_ANSWER_MS.
+    data_received -> Deframer -> ServerFrame -> the receiver          in one call, no task and no wake-up per frame
+
+A stream is attached when `open` returns. What arrives before `start` names a receiver is kept. It ends once, and whatever the
+cause, the receiver is told by a StreamEnded. docs/WIRE.md describes what is on the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
-from typing import TYPE_CHECKING, Final, cast
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
+from fuseclient.errors import ClientError
+from fuseclient.tls import names_a_node
+from fuseclient.volume_url import Address, parse_address
 from protos import meta_pb2 as pb
+from protos.framing import MAGIC, PING, SERVER_FRAME_BYTES_MAX, Deframer, FrameTooLong, NotOurs, framed
 
 if TYPE_CHECKING:
-    from fuseclient.volume_url import Address
+    from fuseclient.tls import Access
 
-METHOD: Final = f"/{pb.DESCRIPTOR.services_by_name['Meta'].full_name}/Session"
 PROTOCOL: Final = 1
-RECEIVE_BYTES_MAX: Final = 16 << 20
-SEND_BYTES_MAX: Final = 8 << 20
-PING_EVERY_MS: Final = 5_000
-PING_ANSWER_MS: Final = 5_000
-REASON_KEY: Final = "keelfs-reason"
-
-#: gRPC channel arguments.
-OPTIONS: Final[dict[str, int]] = {
-    "grpc.keepalive_time_ms": PING_EVERY_MS,
-    "grpc.keepalive_timeout_ms": PING_ANSWER_MS,
-    "grpc.http2.ping_timeout_ms": PING_ANSWER_MS,  # a minute by default, and the one that ends the connection
-    "grpc.keepalive_permit_without_calls": 1,
-    "grpc.http2.max_pings_without_data": 0,
-    "grpc.http2.bdp_probe": 0,  # it pings along with data
-    "grpc.max_send_message_length": SEND_BYTES_MAX,
-    "grpc.max_receive_message_length": RECEIVE_BYTES_MAX,
-    "grpc.use_local_subchannel_pool": 1,
-    "grpc.enable_http_proxy": 0,
-    "grpc.enable_retries": 0,
-    "grpc.service_config_disable_resolution": 1,
-}
+_WRITE_HIGH_BYTES: Final = 4 << 20
+_TLS_ALERT: Final = b"\x15\x03"
+_CLOSED: Final = "the server ended the connection"
 
 
 class StreamEnd(enum.Enum):
@@ -66,105 +53,203 @@ _BY_REASON: Final = {
     "wrong-secret": StreamEnd.DENIED,
     "protocol": StreamEnd.INCOMPATIBLE,
 }
-_BY_STATUS: Final = {
-    grpc.StatusCode.NOT_FOUND: StreamEnd.NO_VOLUME,
-    grpc.StatusCode.PERMISSION_DENIED: StreamEnd.DENIED,
-    grpc.StatusCode.UNAUTHENTICATED: StreamEnd.DENIED,
-    grpc.StatusCode.INVALID_ARGUMENT: StreamEnd.INCOMPATIBLE,
-    grpc.StatusCode.UNIMPLEMENTED: StreamEnd.INCOMPATIBLE,
+#: By gRPC's number, for an end without a reason that is known here.
+_BY_CODE: Final = {
+    3: StreamEnd.INCOMPATIBLE,  # INVALID_ARGUMENT
+    5: StreamEnd.NO_VOLUME,  # NOT_FOUND
+    7: StreamEnd.DENIED,  # PERMISSION_DENIED
+    12: StreamEnd.INCOMPATIBLE,  # UNIMPLEMENTED
+    16: StreamEnd.DENIED,  # UNAUTHENTICATED
 }
 
 
-#: What gRPC says when a stream ends while something is being written to it: the status that the peer sent is lost.
-_STATUS_LOST: Final = grpc.StatusCode.INTERNAL
-_OPEN_TRIES: Final = 3
-
-
 class StreamEnded(Exception):
-    """The stream has ended; `end` says what to make of it, the text is for people. `vague`: the peer may have said more."""
+    """The stream has ended; `end` says what to make of it, the text is for people. `verdict`: the service said so itself, so it
+    holds for the whole cluster and not for this connection only. `hint`: the node that leads, according to this one. `pending`:
+    nothing was said, and the attach may still take effect."""
 
-    def __init__(self, end: StreamEnd, text: str, *, vague: bool = False) -> None:
+    def __init__(
+        self, end: StreamEnd, text: str, *, verdict: bool = False, hint: Address | None = None, pending: bool = False
+    ) -> None:
         super().__init__(text)
         self.end = end
-        self.vague = vague
+        self.verdict = verdict
+        self.hint = hint
+        self.pending = pending
 
 
-class MetaStream:
-    """An attached stream. `write` and `read` may be under way at the same time, each once."""
+class Receiver(Protocol):
+    """What happens on a stream."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        # Frames are written as bytes that session.py has put together, so the stub's serializer is left out.
-        self._call: grpc.aio.StreamStreamCall[bytes, pb.ServerFrame] = channel.stream_stream(
-            METHOD, request_serializer=None, response_deserializer=pb.ServerFrame.FromString
-        )()
-        self._aborted = False
+    def frame(self, frame: pb.ServerFrame) -> None: ...
+
+    def writable(self) -> None:
+        """There is room again: `MetaStream.writable` is true."""
+
+    def ended(self, ended: StreamEnded) -> None:
+        """Once, and nothing after it."""
+
+
+class MetaStream(asyncio.Protocol):
+    """An attached stream; made by `open`."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.writable = True
+        self.received = 0  # frames so far, the server's answers to pings among them
+        self._deframer = Deframer(SERVER_FRAME_BYTES_MAX)
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._early: list[pb.ServerFrame] = []
+        self._ended: StreamEnded | None = None
+        self._first: asyncio.Future[pb.Attached] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
 
     @classmethod
-    async def open(cls, address: Address, attach: pb.Attach, timeout_s: float) -> tuple[MetaStream, pb.Attached]:
+    async def open(
+        cls, address: Address, attach: pb.Attach, timeout_s: float, access: Access
+    ) -> tuple[MetaStream, pb.Attached]:
         """Connect and attach. Raises StreamEnded."""
-        tries = _OPEN_TRIES
-        while True:
-            tries -= 1
-            try:
-                return await cls._open(address, attach, timeout_s)
-            except StreamEnded as ended:
-                if not ended.vague or not tries:
-                    raise
-
-    @classmethod
-    async def _open(cls, address: Address, attach: pb.Attach, timeout_s: float) -> tuple[MetaStream, pb.Attached]:
-        stream = cls(grpc.aio.insecure_channel(str(address), options=tuple(OPTIONS.items())))
+        if (why := access.refusal(address)) is not None:
+            raise StreamEnded(StreamEnd.DENIED, why)
+        stream: MetaStream | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                await stream.write(pb.ClientFrame(attach=attach).SerializeToString())
-                attached = (await stream.read()).attached
+                stream = await cls._connect(address, access)
+                stream.write(pb.ClientFrame(attach=attach).SerializeToString(), greeting=MAGIC)
+                attached = await stream._first
             _check(attached)
         except TimeoutError:
-            await stream.close()
-            raise StreamEnded(StreamEnd.LOST, f"no answer within {timeout_s:g} s") from None
+            if stream is not None:
+                stream.abort()
+            raise StreamEnded(StreamEnd.LOST, f"no answer within {timeout_s:g} s", pending=True) from None
         except BaseException:
-            await stream.close()
+            if stream is not None:
+                stream.abort()
             raise
         return stream, attached
 
-    async def write(self, frame: bytes) -> None:
-        """Hand over one frame; returns when the transport took it. Raises StreamEnded."""
+    @classmethod
+    async def _connect(cls, address: Address, access: Access) -> MetaStream:
+        loop = asyncio.get_running_loop()
         try:
-            await self._call.write(frame)
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error) from None
-        except asyncio.InvalidStateError:
-            raise StreamEnded(StreamEnd.LOST, "the stream is closed") from None
-
-    async def read(self) -> pb.ServerFrame:
-        """The next frame. Raises StreamEnded."""
-        try:
-            frame = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error) from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._aborted and task is not None and not task.cancelling():
-                raise StreamEnded(StreamEnd.LOST, "the stream could not be written to") from None
+            transport, stream = await loop.create_connection(cls, address.host, address.port, ssl=access.tls)
+        except TimeoutError:  # of the operating system, or of `open`
             raise
-        if frame is grpc.aio.EOF:
-            raise StreamEnded(StreamEnd.LOST, "the server ended the stream")
-        return cast("pb.ServerFrame", frame)
+        except OSError as error:  # ssl.SSLError is one
+            raise _not_connected(error) from None
+        if access.tls is not None and not names_a_node(transport.get_extra_info("peercert")):
+            transport.abort()
+            raise StreamEnded(StreamEnd.DENIED, "its certificate is the cluster's, but not that of a node")
+        return stream
 
-    async def done_writing(self) -> None:
-        """Nothing more will be written; the server then ends the stream."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._call.done_writing()
+    def start(self, receiver: Receiver) -> None:
+        """From now on `receiver` is told of everything, beginning with what came already."""
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for frame in early:
+            receiver.frame(frame)
+        if self._ended is not None:
+            receiver.ended(self._ended)
+
+    def write(self, frame: bytes, greeting: bytes = b"") -> None:
+        """Send a frame. It is taken in any case; wait while `writable` is false."""
+        if self._transport is not None and self._ended is None:
+            self._transport.write(greeting + framed(frame))
+
+    def ping(self) -> None:
+        """Make the server say something."""
+        if self._transport is not None and self._ended is None:
+            self._transport.write(PING)
+
+    def end(self, ended: StreamEnded) -> None:
+        """Give it up for this reason."""
+        self._finish(ended)
 
     def abort(self) -> None:
-        """End it now: whoever reads sees StreamEnded."""
-        self._aborted = True
-        self._call.cancel()
+        """Break it off without a word to anybody."""
+        self._receiver = None
+        self._finish(StreamEnded(StreamEnd.LOST, "the stream was given up"))
 
     async def close(self) -> None:
-        self._call.cancel()
-        await self._channel.close()
+        """Break it off, and wait until the connection is gone."""
+        self.abort()
+        await self._gone
+
+    def leave(self, last: bytes) -> None:
+        """Send a last frame and close, without waiting for an answer."""
+        self.write(last)
+        self._receiver = None
+        if self._transport is not None and self._ended is None:
+            self._transport.close()
+
+    # the transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = made = cast("asyncio.Transport", transport)
+        made.set_write_buffer_limits(_WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended is not None:
+            return
+        try:
+            for raw in self._deframer.feed(data):
+                self.received += 1
+                if raw:
+                    self._take(pb.ServerFrame.FromString(raw))
+        except NotOurs as stranger:
+            self._finish(_not_ours(stranger.first))
+        except (FrameTooLong, DecodeError) as error:
+            self._finish(StreamEnded(StreamEnd.LOST, f"the server sent what cannot be understood: {error}"))
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._receiver is not None:
+            self._receiver.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._gone.done():
+            self._gone.set_result(None)
+        if isinstance(exc, ssl.SSLError):
+            self._finish(_tls_failure(exc))
+        elif isinstance(exc, OSError) and exc.strerror:
+            self._finish(StreamEnded(StreamEnd.LOST, exc.strerror))
+        elif self._first.done():
+            self._finish(StreamEnded(StreamEnd.LOST, _CLOSED))
+        else:
+            self._finish(StreamEnded(StreamEnd.LOST, f"{_CLOSED} without a word; it may expect TLS (--tls-ca)"))
+
+    def _take(self, frame: pb.ServerFrame) -> None:
+        if self._ended is not None:
+            return
+        if not self._first.done():
+            if frame.HasField("end"):
+                self._finish(_told(frame.end))
+            else:
+                self._first.set_result(frame.attached)
+        elif not frame.responses and frame.HasField("end"):
+            self._finish(_told(frame.end))
+        elif self._receiver is not None:
+            self._receiver.frame(frame)
+        else:
+            self._early.append(frame)
+
+    def _finish(self, ended: StreamEnded) -> None:
+        if self._ended is not None:
+            return
+        self._ended = ended
+        if self._transport is not None:
+            self._transport.abort()
+        elif not self._gone.done():
+            self._gone.set_result(None)
+        if not self._first.done():
+            self._first.set_exception(ended)
+            self._first.exception()  # seen: whoever waited may be gone
+        if self._receiver is not None:
+            self._receiver.ended(ended)
 
 
 def _check(attached: pb.Attached) -> None:
@@ -174,13 +259,40 @@ def _check(attached: pb.Attached) -> None:
         )
 
 
-def _translated(error: grpc.aio.AioRpcError) -> StreamEnded:
-    reason = ""
-    for key, value in error.trailing_metadata() or ():
-        if key == REASON_KEY:
-            reason = value if isinstance(value, str) else value.decode(errors="replace")
-    end = _BY_REASON.get(reason)
-    if end is None:
-        end = StreamEnd.LOST if reason else _BY_STATUS.get(error.code(), StreamEnd.LOST)
-    detail = error.details() or error.code().name
-    return StreamEnded(end, f"{detail} ({reason})" if reason else detail, vague=not reason and error.code() is _STATUS_LOST)
+def _told(end: pb.End) -> StreamEnded:
+    """What the server's last frame means."""
+    what = _BY_REASON.get(end.reason)
+    if what is None:
+        what = StreamEnd.LOST if end.reason else _BY_CODE.get(end.code, StreamEnd.LOST)
+    detail = end.detail or _CLOSED
+    hint = None
+    if end.leader:
+        try:
+            hint = parse_address(end.leader)
+        except ClientError:
+            detail = f"{detail} (it names {end.leader[:80]!r} as the leader, which is not an address)"
+    return StreamEnded(what, f"{detail} ({end.reason})" if end.reason else detail, verdict=True, hint=hint)
+
+
+def _not_connected(error: OSError) -> StreamEnded:
+    if isinstance(error, ssl.SSLError):
+        return _tls_failure(error)
+    if isinstance(error, socket.gaierror):
+        return StreamEnded(StreamEnd.LOST, f"its name cannot be resolved: {error.strerror}")
+    return StreamEnded(StreamEnd.LOST, (error.strerror or str(error) or _CLOSED))
+
+
+def _tls_failure(error: ssl.SSLError) -> StreamEnded:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message
+        return StreamEnded(StreamEnd.DENIED, f"its certificate is not one of this cluster (--tls-ca): {why}")
+    reason = (error.reason or str(error)).lower().replace("_", " ")
+    if "alert" in reason:
+        return StreamEnded(StreamEnd.DENIED, f"it does not accept this client's certificate (--tls-cert): {reason}")
+    return StreamEnded(StreamEnd.LOST, f"it does not speak TLS ({reason}): leave --tls-ca away, or let the server use TLS")
+
+
+def _not_ours(first: bytes) -> StreamEnded:
+    if first.startswith(_TLS_ALERT):
+        return StreamEnded(StreamEnd.LOST, "it expects TLS: give --tls-ca (and --tls-cert, --tls-key)")
+    return StreamEnded(StreamEnd.INCOMPATIBLE, f"what answers there is not the client port of a KeelFS server ({first!r})")

@@ -90,6 +90,11 @@ class Session:
         return len(self._pending)
 
     @property
+    def in_flight(self) -> int:
+        """Requests that were sent on this stream and have no answer."""
+        return self._in_flight
+
+    @property
     def wants_frame(self) -> bool:
         """Something may be sent now that could not be sent before the last `take`."""
         return bool(self._waiting) or (self._insist and bool(self._released) and not self._openings_in_flight)
@@ -252,10 +257,14 @@ class Session:
             protocol=1,
         )
 
-    def resume(self) -> None:
-        """A new stream has taken the session up: everything unanswered goes out again. The service has the list of held
-        inodes from the attach, so older releases have arrived with it."""
-        self._released.clear()
+    def holds_only(self, told: Iterable[int]) -> bool:
+        """Whether every inode that is held is among those that an attach has named."""
+        return self._held.keys() <= set(told)
+
+    def resume(self, told: Iterable[int]) -> None:
+        """A new stream has taken the session up: everything unanswered goes out again. `told`: the inodes that the attach said
+        are held open, so what was released since then has to be said again, and nothing else."""
+        self._released = {ino: None for ino in told if ino not in self._held}
         self._insist = False
         self._in_flight = self._in_flight_bytes = self._openings_in_flight = 0
         for pending in [p for p in self._pending.values() if p.seq == 0 and p.future.done()]:

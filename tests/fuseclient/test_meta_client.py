@@ -1,4 +1,4 @@
-"""The metadata client over real gRPC, against a service that the test leads: loss, order, expiry, refusal, goodbye."""
+"""The metadata client over a real connection, against a service that the test leads: loss, order, expiry, refusal, goodbye."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import grpc
 import pytest
 from fake_meta_service import ROOT, FakeMeta, Stream, attr, until
 
-from fuseclient import meta_stream
 from fuseclient.data.slices import Extent, NewSlice
 from fuseclient.errors import ClientError, FsError
 from fuseclient.id_ranges import IdRanges
 from fuseclient.meta_client import MetaClient, Timeouts
-from fuseclient.redial import Backoff, Endpoints
+from fuseclient.redial import GROWTH, Backoff
 from fuseclient.session import Limits
 from fuseclient.slice_service import MetaSliceService
 from fuseclient.volume_url import Address, VolumeUrl
@@ -161,15 +160,6 @@ async def test_a_refused_attach_says_what_and_what_next(
     assert "/data/sub%20dir" in str(refused.value)
 
 
-async def test_a_refusal_whose_reason_was_lost_on_the_way_is_asked_for_again(service: FakeMeta) -> None:
-    """gRPC says INTERNAL when a stream ends while it is still being written to."""
-    refusals = [(grpc.StatusCode.INTERNAL, ""), (grpc.StatusCode.UNIMPLEMENTED, "")]
-    service.refuse_attach = lambda attach: refusals.pop(0)
-    with pytest.raises(ClientError, match="client port"):
-        await connected(service)
-    assert not refusals
-
-
 async def test_a_server_that_accepts_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = VolumeUrl.parse(f"keel://127.0.0.1:{server.getsockname()[1]}/v")
@@ -193,7 +183,7 @@ async def test_answers_out_of_order_find_their_callers(service: FakeMeta, client
     order = list(service.live.requests)
     random.Random(3).shuffle(order)
     for request in order:
-        await service.live.send(pb.Response(id=request.id, attr=attr(request.getattr.ino)))
+        service.live.send(pb.Response(id=request.id, attr=attr(request.getattr.ino)))
     assert [response.attr for response in await asyncio.gather(*futures)] == [attr(n) for n in range(20)]
 
 
@@ -203,7 +193,7 @@ async def test_the_limit_of_requests_in_flight_lets_later_ones_wait(service: Fak
     futures = [client.read(getattr_of(n)) for n in range(9)]
     await until(lambda: len(service.live.requests) == 4)
     service.answer = service.apply
-    await service.live.send(*(service.apply(service.live, request) for request in service.live.requests))
+    service.live.send(*(service.apply(service.live, request) for request in service.live.requests))
     assert [response.attr for response in await asyncio.gather(*futures)] == [attr(n) for n in range(9)]
     await client.close()
 
@@ -218,21 +208,22 @@ async def test_a_deadline_fails_the_caller_only(service: FakeMeta, clock: FakeCl
     clock.advance(1.0)
     with pytest.raises(FsError, match="ETIMEDOUT"):
         await read
-    await service.live.send(*(service.apply(service.live, request) for request in service.live.requests))
+    service.live.send(*(service.apply(service.live, request) for request in service.live.requests))
     await change
     await client.close()
 
 
-async def test_heartbeats_only_when_idle_and_with_the_watermark(
-    service: FakeMeta, client: MetaClient, clock: FakeClock
-) -> None:
+async def test_heartbeats_only_when_idle_and_with_the_watermark(service: FakeMeta, clock: FakeClock) -> None:
+    service.ttl_ms = 8000
+    client = await connected(service, clock)
     await client.change(mkdir())
     assert len(service.live.frames) == 1
-    clock.advance(7.5)  # a quarter of the ttl; a frame was sent in it
-    clock.advance(7.5)
+    clock.advance(2.0)  # a quarter of the ttl; a frame was sent in it
+    clock.advance(2.0)
     await until(lambda: len(service.live.frames) == 2)
     heartbeat = service.live.frames[1]
     assert (len(heartbeat.requests), heartbeat.acked_seq) == (0, 1)
+    await client.close()
 
 
 async def test_a_lone_release_is_sent_after_a_short_wait(service: FakeMeta, client: MetaClient, clock: FakeClock) -> None:
@@ -255,7 +246,7 @@ async def test_releases_get_through_under_openings_without_end(service: FakeMeta
 
     async def answer_oldest(at: int) -> None:
         await until(lambda: len(service.live.requests) > at, f"request {at}")
-        await service.live.send(pb.Response(id=service.live.requests[at].id, attr=attr(100)))
+        service.live.send(pb.Response(id=service.live.requests[at].id, attr=attr(100)))
 
     client.hold(7)
     for sent in (1, 2):
@@ -284,7 +275,7 @@ async def test_notifications_are_delivered_before_the_answers_of_their_frame(ser
     service.answer = held_back
     future = client.read(getattr_of())
     await until(lambda: service.live.requests)
-    await service.live.send(
+    service.live.send(
         pb.Response(id=service.live.requests[0].id),
         notifications=[
             pb.Notification(inval_inode=pb.InvalInode(ino=5)),
@@ -355,7 +346,7 @@ async def test_the_client_waits_out_a_restart_with_growing_waits(
     await service.start()
     await future
     assert [name for _, _, name in service.applied] == [b"a", b"b"]
-    backoff = Backoff(random.Random(1))
+    backoff = Backoff(random.Random(1), growth=GROWTH)
     assert clock.slept == [backoff.next() for _ in clock.slept]
 
 
@@ -364,13 +355,13 @@ async def test_many_losses_under_load_apply_every_change_once(service: FakeMeta)
     rng = random.Random(5)
 
     def unreliable(stream: Stream, request: pb.Request) -> pb.Response | None:
-        if stream.ending.done():
+        if stream.over:
             return None
         fate = rng.random()
         if fate < 0.01:
             stream.end()
         response = service.apply(stream, request) if fate > 0.005 else None
-        return None if stream.ending.done() else response
+        return None if stream.over else response
 
     service.answer = unreliable
 
@@ -386,42 +377,24 @@ async def test_many_losses_under_load_apply_every_change_once(service: FakeMeta)
     await client.close()
 
 
-async def test_a_peer_that_falls_silent_is_found_out(service: FakeMeta, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by cutting a connection without closing it: gRPC's keepalive alone noticed only after a minute."""
-    for name in ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
-        monkeypatch.setitem(meta_stream.OPTIONS, name, meta_stream.OPTIONS[name] // 20)
-    writers: list[asyncio.StreamWriter] = []
-    silent = False
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        while data := await reader.read(65536):
-            if not silent:
-                writer.write(data)
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", service.port)
-        await asyncio.gather(forward(reader, back), forward(there, writer), return_exceptions=True)
-
-    proxy = await asyncio.start_server(accept, "127.0.0.1", 0)
-    url = VolumeUrl((Address("127.0.0.1", proxy.sockets[0].getsockname()[1]), Address("127.0.0.1", service.port)), "data")
-    client = await MetaClient.connect(url, "test", timeouts=Timeouts(attach_s=0.3))
-    silent = True
-    future = client.change(mkdir())
-    await asyncio.wait_for(future, 10)
-    assert (client.reconnects, client.session_id) == (1, 1)
+async def test_a_peer_that_falls_silent_is_found_out(service: FakeMeta, clock: FakeClock) -> None:
+    service.ttl_ms = 3_600_000  # heartbeats are no help here
+    client = await connected(service, clock)
+    await until(lambda: client.connected)
+    for pings in (1, 2, 3):  # an idle line is kept up by pings
+        clock.advance(5.5)
+        await until(lambda pings=pings: service.live.pings == pings, f"ping {pings}")
+        await until(lambda pings=pings: client.frames_received == 1 + pings, f"the answer to ping {pings}")
+    assert client.reconnects == 0
+    service.frozen = True
+    clock.advance(9.5)
+    assert client.connected
+    clock.advance(1.0)
+    await until(lambda: not client.connected)
+    service.wake()
+    await until(lambda: client.reconnects == 1)
+    assert client.session_id == 1
     await client.close()
-    for writer in writers:
-        writer.close()
-    proxy.close()
-
-
-async def test_a_hint_is_tried_next() -> None:
-    endpoints = Endpoints([Address("a"), Address("b")])
-    endpoints.prefer(Address("c"))
-    assert endpoints.current == Address("c")
-    endpoints.advance()
-    assert endpoints.current == Address("a")
 
 
 def test_backoff_is_immediate_first_then_grows_to_its_cap() -> None:
@@ -450,7 +423,7 @@ async def test_an_expired_session_fails_what_waits_and_begins_a_new_one(
     service.answer = service.apply
     if how == "notification":
         note = pb.Notification(session_expired=pb.SessionExpired(reason="silent"))
-        await service.live.send(notifications=[note])
+        service.live.send(notifications=[note])
     elif how == "status":
         service.live.end(grpc.StatusCode.ABORTED, "session-expired")
     else:
@@ -496,7 +469,7 @@ async def test_close_waits_for_answers_then_says_goodbye(service: FakeMeta, cloc
     await asyncio.sleep(0)
     with pytest.raises(FsError, match=r"EIO.*closed"):
         await client.read(getattr_of())
-    await service.live.send(service.apply(service.live, service.live.requests[0]))
+    service.live.send(service.apply(service.live, service.live.requests[0]))
     await closing
     assert future.done()
     assert future.exception() is None

@@ -109,7 +109,7 @@ async def test_what_is_unanswered_goes_out_again_in_order_with_its_seq() -> None
     session.next_frame()
     session.take([pb.Response(id=2), pb.Response(id=4)])
     session.submit(mkdir(b"later"), change=True)
-    session.resume()
+    session.resume(())
     frame = frame_of(session)
     assert frame is not None
     assert [(r.id, r.seq, r.mkdir.name) for r in frame.requests] == [
@@ -128,7 +128,7 @@ async def test_a_cancelled_read_is_dropped_and_a_cancelled_change_is_not() -> No
     read.cancel()
     change.cancel()
     assert ids_sent(session) == [2]
-    session.resume()
+    session.resume(())
     assert ids_sent(session) == [2]
     session.take([pb.Response(id=2)])
     assert session.acked_seq == 1
@@ -251,10 +251,26 @@ async def test_attach_again_asserts_what_is_held_and_forgets_older_releases() ->
     session.release(8)
     attach = session.attach("v", b"a/b", "me")
     assert (attach.session, attach.secret, list(attach.open_inodes)) == (4, b"s", [7])
-    session.resume()
+    session.resume(attach.open_inodes)
     frame = frame_of(session, due=True)
     assert frame is not None
     assert list(frame.released) == []
+
+
+async def test_what_is_released_while_attaching_is_said_again() -> None:
+    """The attach is under way with inode 7 in it; the service would hold it for ever."""
+    session = Session(Limits())
+    session.id = 4
+    session.hold(7)
+    attach = session.attach("v", b"", "me")
+    assert session.holds_only(attach.open_inodes)
+    session.release(7)
+    session.resume(attach.open_inodes)
+    frame = frame_of(session, due=True)
+    assert frame is not None
+    assert list(frame.released) == [7]
+    session.hold(8)
+    assert not session.holds_only(attach.open_inodes)
 
 
 async def test_the_end_of_a_session_fails_what_waits_and_begins_anew() -> None:
@@ -288,7 +304,7 @@ async def test_deadlines_fail_the_caller_and_keep_the_change() -> None:
     with pytest.raises(FsError, match="ETIMEDOUT"):
         await late
     assert not patient.done()
-    session.resume()
+    session.resume(())
     assert ids_sent(session) == [1, 2]
     session.take([pb.Response(id=1), pb.Response(id=2)])
     assert session.acked_seq == 2
