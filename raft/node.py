@@ -14,6 +14,7 @@ index by themselves: installing one is possible only for a state that a leader v
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -113,6 +114,7 @@ class RaftNode(Replication):
         self._transfer_told = False
         self._incoming: SnapshotMeta | None = None
         self._installing = False
+        self._settling: tuple[SnapshotMeta, Membership, bytes] | None = None  # installed, and the journal does not know yet
         self._applied_index = applied_index
         self._handed_bytes: dict[int, int] = {}
         self._handed_total = 0
@@ -224,6 +226,8 @@ class RaftNode(Replication):
         self._guard(self._flush)
 
     def _flush(self) -> None:
+        with contextlib.suppress(Refused):
+            self._settle_snapshot()
         if self.role == LEADER:
             if self._reads.wants_round and self.commit_index >= self.noop_index:
                 self.round += 1
@@ -494,17 +498,23 @@ class RaftNode(Replication):
             self.send(self.leader, SnapshotPull(self.term, snapshot.index, snapshot.term, offset))
 
     def installed(self, snapshot: SnapshotMeta, membership: Membership, digest: bytes) -> None:
-        """The state is the snapshot's now, durably: the log continues after it."""
+        """The state is the snapshot's now, durably: the log continues after it, as soon as the disk has room for that."""
+        self._settling = (snapshot, membership, digest)
+        self._guard(self._settle_snapshot)
 
-        def settle() -> None:
-            self.journal.reset(snapshot.index, snapshot.term, membership)
-            self.commit_index = max(self.commit_index, snapshot.index)
-            self.handed_index = self._applied_index = snapshot.index
-            self._handed_bytes.clear()
-            self._handed_total = 0
-            self._membership_moved()
-
-        self._guard(settle)
+    def _settle_snapshot(self) -> None:
+        """Refused: the journal is as before, and nothing is handed over, until this succeeds in a later flush."""
+        if self._settling is None:
+            return
+        snapshot, membership, digest = self._settling
+        self._sync()  # so that what is about to be acknowledged stays if it follows the snapshot
+        self.journal.reset(snapshot.index, snapshot.term, membership)
+        self._settling = None
+        self.commit_index = max(self.commit_index, snapshot.index)
+        self.handed_index = self._applied_index = snapshot.index
+        self._handed_bytes.clear()
+        self._handed_total = 0
+        self._membership_moved()
         self._installing, self._incoming = False, None
         self.agreement.restart(snapshot.index, digest)
         self._pull(snapshot, snapshot.size)
