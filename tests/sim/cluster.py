@@ -42,6 +42,7 @@ class Cluster:
         self.network = Network(world)
         self.setting = Setting(world, self.network, self.laws, tuning or Tuning(), node_class, **classes)
         self.client_loss = 0.0
+        self.disks_lost = 0
         self.clients: list[Client] = []
         self.admin = Admin(self)
         names = [f"n{i + 1}" for i in range(voters + spares)]
@@ -79,7 +80,7 @@ class Cluster:
 
     def members(self) -> Membership:
         """As the most advanced node knows them."""
-        return max((process.journal.membership for process in self.running()), key=lambda m: m.index)
+        return max((process.journal.membership for process in self.running()), key=lambda m: (m.index, len(m.members)))
 
     def wait_for_leader(self, limit_s: float = 10.0) -> Process:
         if not self.world.run_while(lambda: self.leader() is None, limit_s, 0.01):
@@ -105,7 +106,6 @@ class Cluster:
         for seat in self.seats.values():
             seat.disk.full = False
             seat.disk.plan(0, Fault.POWER)
-            seat.unplugged = False
             if seat.process is not None:
                 seat.process.resume()
             elif not seat.refusal:

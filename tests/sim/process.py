@@ -296,12 +296,15 @@ class Process:
                 attempt.answer(self.machine.read(attempt.op.key))
 
     def _plan_checkpoint(self) -> None:
-        self.world.after(self.rng.random() * 2 * self.setting.tuning.checkpoint_s, self.checkpoint)
+        self.world.after(self.rng.random() * 2 * self.setting.tuning.checkpoint_s, self._checkpoint)
 
-    def checkpoint(self) -> None:
+    def _checkpoint(self) -> None:
+        if self.alive:
+            self.checkpoint_now()
+            self._plan_checkpoint()
+
+    def checkpoint_now(self) -> None:
         """Write the state, sync it a little later, and let the log go that it replaces."""
-        if not self.alive:
-            return
         dump, index = self.machine.dump(), self.machine.index
         self.seat.stored = (self.seat.stored[0], dump)
 
@@ -311,7 +314,6 @@ class Process:
                 self.post(lambda: self.node.trim(index))
 
         self.world.after(self.rng.random() * 0.05, synced)
-        self._plan_checkpoint()
 
     # -- SnapshotPort --------------------------------------------------------------------------------------------------------
 
@@ -326,8 +328,8 @@ class Process:
     def _capture(self) -> None:
         self._capturing = False
         index = self.machine.index
-        if index == 0 or index < self.journal.base_index:
-            return
+        if not self.journal.base_index <= index <= self.journal.last_index or not index:
+            return  # nothing yet, or the state is being replaced
         membership = self.journal.membership_at(index)
         encoded = members.encode(membership)
         data = _SNAPSHOT_HEAD.pack(membership.index, len(encoded)) + encoded + self.machine.dump()

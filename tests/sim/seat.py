@@ -39,6 +39,7 @@ class Seat:
     damaged: str = ""  # what was done to this disk, so that it may be refused
     refusal: str = ""  # why it was refused at the last start
     unplugged: bool = False  # do not start by itself
+    fresh: bool = True  # never a member that was removed
 
     def __post_init__(self) -> None:
         self.rng = self.setting.world.rng(f"seat {self.name}")
@@ -66,6 +67,11 @@ class Seat:
         self.disk, self.stored, self.snapshot, self.incoming, self.damaged = SimDisk(), (b"", b""), None, None, ""
         self.prepare(Membership())
         self.setting.world.trace(f"{self.name}: has a new disk")
+
+    def retire(self) -> None:
+        """It was removed from the cluster and does not come back."""
+        self.refusal = "it was removed"
+        self.unplugged = True
 
     # -- processes -----------------------------------------------------------------------------------------------------------
 
