@@ -12,6 +12,7 @@ Pure. Who may say what when is peer_connection.py's business.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,7 @@ REASON_MAX: Final = 32
 DETAIL_MAX: Final = 1024
 PREFIX: Final = struct.Struct(">I")
 
-_UUID_LENGTH: Final = 36
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class WireError(Exception):
@@ -104,7 +105,8 @@ class _Bytes(NamedTuple):
 
 
 class _Text(NamedTuple):
-    most: int
+    most: int = 64
+    shape: re.Pattern[str] = re.compile(r".+", re.DOTALL)
 
 
 class _Flag(NamedTuple):
@@ -161,9 +163,9 @@ _ROWS: Final = (
         "hello",
         None,
         {
-            "cluster_id": _Text(_UUID_LENGTH),
-            "name": _Text(32),
-            "incarnation": _Text(_UUID_LENGTH),
+            "cluster_id": _Text(shape=_UUID),
+            "name": _Text(shape=NAME),
+            "incarnation": _Text(shape=_UUID),
             "start": _SOME,
             "start_nonce": _Bytes(NONCE_SIZE, NONCE_SIZE),
             "term": _ANY,
@@ -289,7 +291,7 @@ def _within(row: _Row, name: str, bound: _Bound, value: Any) -> Any:
     elif type(bound) is _Bytes:
         if bound.least <= len(value) <= bound.most:
             return value
-    elif type(bound) is _Text and 0 < len(value) <= bound.most and (name != "name" or NAME.fullmatch(value)):
+    elif type(bound) is _Text and len(value) <= bound.most and bound.shape.fullmatch(value):
         return value
     raise WireError(f"{row.kind}: {name} is missing or out of bounds")
 

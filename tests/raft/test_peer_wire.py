@@ -17,6 +17,7 @@ from raft.peer_wire import WireError, decode, encode
 from raft.record import PAYLOAD_MAX, Entry
 
 UUID = "0b7b2a54-5a2b-4a10-8f6c-6f2a0d3a7a11"
+UUID_HEX = UUID.encode().hex()
 HELLO = wire.Hello(UUID, "n1", UUID, 3, b"0123456789abcdef", 7, 99, 6, 12)
 GOLDEN = {
     m.PreVote(7, 99, 6): "0807220408631006",
@@ -35,7 +36,7 @@ GOLDEN = {
     m.SnapshotPull(7, 90, 6, 512): "08077207085a1006188004",
     m.SnapshotPiece(7, 90, 6, 512, b"xyz"): "08077a0c085a1006188004220378797a",
     m.Diverged(7, 99): "08078201020863",
-    HELLO: f"126e08011224{UUID.encode().hex()}1a026e312224{UUID.encode().hex()}2803321030313233343536373839616263646566380740634806500c",
+    HELLO: f"126e08011224{UUID_HEX}1a026e312224{UUID_HEX}2803321030313233343536373839616263646566380740634806500c",
     wire.Welcome(2): "9a01020802",
     wire.Refusal("protocol", "no"): "1a0e0a0870726f746f636f6c12026e6f",
     wire.Ping(1): "8a01020801",
