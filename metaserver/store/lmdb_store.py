@@ -227,7 +227,9 @@ class LmdbStore:
             self._record = self._read_record()
 
     def grow(self, map_bytes: int) -> None:
-        """Allow the file to become larger (or, down to what is used, smaller). Not while `write` runs."""
+        """Allow the file to become larger (or, down to what is used, smaller). Not while `write` runs. Readers end."""
+        self._end_readers()
+        self._map_bytes = map_bytes
         with translated(self._path):
             self._txn.abort()
             try:
