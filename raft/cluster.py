@@ -72,6 +72,8 @@ class ClusterOptions:
     journal: JournalOptions = field(default_factory=JournalOptions)
     queue_entries_max: int = 65536
     queue_bytes_max: int = 64 << 20
+    batch_bytes_max: int = 4 << 20
+    stop_s: float = 2.0  # for what was accepted before `stop`
 
 
 class _Proposal(NamedTuple):
@@ -116,7 +118,8 @@ class ClusterReplicator:
         self._disk = disk or RealDisk()
         self._new_loop = new_loop
         self._rng = rng or random.Random()
-        self._stopped: str | None = "the replicator was not started"
+        self._stopped: str | None = "the replicator was not started"  # why nothing new is taken
+        self._broken = False  # nothing is applied or answered any more
         self._open: set[asyncio.Future[Any]] = set()  # of everything that was asked and has no answer
         self._open_bytes = 0
         self._barrier: _Barrier | None = None
@@ -132,6 +135,7 @@ class ClusterReplicator:
         self._transport: PeerTransport
         self._book: PeerBook
         self._thread: RaftThread | None = None
+        self._queue: deque[_Proposal] = deque()  # of the raft thread
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._book_at = 0.0
@@ -157,10 +161,14 @@ class ClusterReplicator:
         self._to_raft.post(self._on_timer)
 
     async def stop(self) -> None:
-        """Close in good order. What has no answer by then gets Stopped."""
+        """Finish what was accepted, as far as that can be soon, and close. What has no answer by then gets Stopped."""
         if self._thread is None:
             return
-        self._fail_all("the server is shutting down")
+        reason = "the server is shutting down"
+        self._stopped = self._stopped or reason
+        if self._open:
+            await asyncio.wait(list(self._open), timeout=self._options.stop_s)
+        self._fail_all(reason)
         if hasattr(self, "_snapshots"):
             await self._snapshots.close()
         await self._thread.call(self._end())
@@ -233,7 +241,7 @@ class ClusterReplicator:
             return self._refuse(future, errno.EAGAIN, f"{len(self._open)} entries wait for the log; try again later")
         self._open_bytes += len(payload)
         proposal = _Proposal(payload, hint, future)
-        self._to_raft.post(lambda: self._node.propose(payload, proposal))
+        self._to_raft.post(lambda: self._queue.append(proposal))
         return future
 
     async def read_barrier(self) -> int:
@@ -248,7 +256,8 @@ class ClusterReplicator:
 
     def trim(self, index: int) -> None:
         if self._stopped is None:
-            self._to_raft.post(lambda: self._node.trim(index))
+            durable = min(index, self._state.index_durable)
+            self._to_raft.post(lambda: self._node.trim(durable))
 
     def status(self) -> ReplicatorStatus:
         node, journal = self._node, self._journal
@@ -339,7 +348,7 @@ class ClusterReplicator:
     def _send_barrier(self) -> None:
         """One question for all reads that came in this turn of the loop; a later one must not share its answer."""
         barrier, self._barrier = self._barrier, None
-        if barrier is not None and self._stopped is None:
+        if barrier is not None and not self._broken:
             self._to_raft.post(lambda: self._node.read(barrier))
 
     def _reject(self, token: object, error: ReplicationError) -> None:
@@ -358,7 +367,7 @@ class ClusterReplicator:
             token.future.set_result(result)
 
     def _fail_all(self, reason: str) -> None:
-        self._stopped = reason
+        self._stopped, self._broken = reason, True
         self._set_leading(False)
         for future in list(self._open):
             _end_with(future, Stopped(reason))
@@ -369,7 +378,7 @@ class ClusterReplicator:
     def _apply(self, entries: Sequence[tuple[Entry, object | None]]) -> None:
         state = self._state
         for entry, token in entries:
-            if self._stopped is not None:
+            if self._broken:
                 return
             try:
                 result = self._apply_one(entry, token)
@@ -425,7 +434,7 @@ class ClusterReplicator:
             self.on_leading(leading)
 
     def _failed(self, error: ReplicationError) -> None:
-        if self._stopped is None:
+        if not self._broken:
             self._fail_all(str(error))
         if not self.failed.done():
             self.failed.set_result(error)
@@ -486,10 +495,21 @@ class ClusterReplicator:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        self._take_proposals()
         applied = self._applied
         while applied:
             self._node.applied(*applied.popleft())
         self._node.flush()
+
+    def _take_proposals(self) -> None:
+        """As many as one sync may take: between two, messages are read and heartbeats go out."""
+        queue, size = self._queue, 0
+        while queue and size < self._options.batch_bytes_max:
+            proposal = queue.popleft()
+            size += len(proposal.payload)
+            self._node.propose(proposal.payload, proposal)
+        if queue:
+            self._flush_soon()
 
     def _on_timer(self) -> None:
         if self._timer is not None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from raft import membership as members
 from raft.agreement import Agreement
+from raft.elections import NEVER
 from raft.errors import Diverged as DivergedError
 from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError
 from raft.messages import (
@@ -116,6 +117,7 @@ class RaftNode(Replication):
         self._installing = False
         self._settling: tuple[SnapshotMeta, Membership, bytes] | None = None  # installed, and the journal does not know yet
         self._applied_index = applied_index
+        self._ticked_at = clock()
         self._handed_bytes: dict[int, int] = {}
         self._handed_total = 0
         super().__init__(name, journal, send, clock, rng, timing or Timing(), events, applied_index, flow or Flow())
@@ -213,6 +215,7 @@ class RaftNode(Replication):
 
         def look() -> None:
             nonlocal due
+            self._excuse(now)
             if self.role == LEADER:
                 self._check_quorum(now)
             due = min(due, self._tick_elections(now))
@@ -220,6 +223,25 @@ class RaftNode(Replication):
         self._guard(look)
         self._expire_asked(now)
         return max(due - now, 0.0)
+
+    def _excuse(self, now: float) -> None:
+        """This node itself was stopped, or its clock jumped: nobody else was silent so long. What has come is read first.
+
+        Only patience is at stake here: no promise rests on how long anything takes.
+        """
+        gap, self._ticked_at = now - self._ticked_at, now
+        if 0 <= gap <= 3 * self.timing.heartbeat_s:
+            return
+        for peer in self.peers.values():
+            peer.heard_at = now
+            peer.sent_at = min(peer.sent_at, now)
+        if gap < 0:
+            self._heard_leader_at = min(self._heard_leader_at, now)
+            self._election_at = now + self._election_timeout()
+        elif self._election_at < now + self.timing.heartbeat_s:
+            self._election_at = now + self._rng.uniform(1, 2) * self.timing.heartbeat_s
+        if self._transfer_until < NEVER:
+            self._transfer_until = now + self.timing.transfer_s
 
     def flush(self) -> None:
         """Send, make durable, answer, commit, hand over. Call it after each batch of inputs."""

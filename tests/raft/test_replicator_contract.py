@@ -1,15 +1,21 @@
-"""What every Replicator promises, whichever is behind the name. The cluster node joins by another entry in REPLICATORS."""
+"""What every Replicator promises, whichever is behind the name. A cluster of three has test_cluster_replicator.py besides."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from raft.errors import Refused, Stopped
+from raft.cluster import ClusterOptions, ClusterReplicator
+from raft.disk import RealDisk
+from raft.errors import NotLeader, Refused, Stopped
+from raft.founding import found_cluster
+from raft.identity import load_or_create
 from raft.local import LocalReplicator
+from raft.membership import Member
 from raft.record import PAYLOAD_MAX
 from raft.sync_policy import AdaptivePolicy, FixedPolicy
 
@@ -21,10 +27,31 @@ if TYPE_CHECKING:
 
     Make = Callable[[Path, StateMachine], Replicator]
 
+
+def cluster_of_one(path: Path, state: StateMachine) -> Replicator:
+    disk = RealDisk()
+    disk.make_directory(str(path))
+    identity = load_or_create(disk, str(path))
+    with contextlib.suppress(Refused):  # it was founded by an earlier start
+        found_cluster(disk, str(path), Member("n1", identity.node_id, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"))
+    return ClusterReplicator(path, state, ClusterOptions("n1", "127.0.0.1:0", None))
+
+
+async def ready(replicator: Replicator) -> None:
+    """Until it takes proposals and has replayed its log."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(NotLeader):
+                await replicator.read_barrier()
+                return
+            await asyncio.sleep(0.01)
+
+
 REPLICATORS: dict[str, Make] = {
     "local-inline": lambda path, state: LocalReplicator(path, state, policy=FixedPolicy(inline=True)),
     "local-thread": lambda path, state: LocalReplicator(path, state, policy=FixedPolicy(inline=False)),
     "local-adaptive": lambda path, state: LocalReplicator(path, state, policy=AdaptivePolicy()),
+    "cluster-of-one": cluster_of_one,
 }
 
 
@@ -35,6 +62,19 @@ class Recorder:
         self.index_applied = index_applied
         self.index_durable = index_applied
         self.applied: list[tuple[int, bytes, object]] = []
+        self.digest = bytes(16)
+
+    def skip(self, index: int) -> None:
+        self.index_applied = index
+
+    def mark(self, index: int, payload: bytes) -> None:
+        self.index_applied = index
+
+    async def capture(self) -> Any:
+        raise OSError("there are no snapshots in these tests")
+
+    async def install(self, index: int, digest: bytes, chunks: object) -> None:
+        raise OSError("there are no snapshots in these tests")
 
     def apply(self, index: int, term: int, payload: bytes, hint: object | None) -> Any:
         assert index > self.index_applied
@@ -59,12 +99,14 @@ class Node:
         self.state = Recorder(index_applied)
         self.replicator = self.make(self.path, self.state)
         await self.replicator.start()
+        await ready(self.replicator)
 
 
 @pytest.fixture(params=REPLICATORS)
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
     node = Node(REPLICATORS[request.param], tmp_path / "raft")
     await node.replicator.start()
+    await ready(node.replicator)
     yield node
     await node.replicator.stop()
 
