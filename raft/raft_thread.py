@@ -1,8 +1,8 @@
 """The thread of a cluster node: an event loop of its own, on which the node, its journal and its connections live.
 
 Why a thread: a sync of the log may take milliseconds and must neither wait for nor hold up the file system's work, and
-heartbeats must go out while a large entry is applied. What the two loops say to each other goes through Mailbox: everything that
-was posted while the other side was busy is taken at once, and costs one wake-up.
+heartbeats must go out while a large entry is applied. What the two loops say to each other goes through Mailbox: everything
+that was posted while the other side was busy is taken at once, and costs one wake-up.
 """
 
 from __future__ import annotations

@@ -201,4 +201,4 @@ async def test_without_a_majority_nothing_is_acknowledged_and_leadership_ends(cl
             await node.stop()
     with pytest.raises((OutcomeUnknown, NotLeader)):  # Refused would say that it is certainly not logged
         await asyncio.wait_for(leader.up.propose(b"lost"), 30)
-    assert leader.leading == [True, False]
+    await until(lambda: leader.leading == [True, False], "it has told its owner")
