@@ -68,6 +68,16 @@ class Header(NamedTuple):
         return self.index - self.position
 
 
+class Run(NamedTuple):
+    """Whole records with consecutive indexes, one after the other."""
+
+    offsets: list[int]
+    end: int  # where the next one would begin
+    last: Header | None
+    terms: list[tuple[int, int]]  # (index, term) wherever the term is not that of the entry before
+    memberships: list[int]  # the indexes of MEMBERSHIP entries
+
+
 def record_size(length: int) -> int:
     """Bytes that a record with `length` bytes of payload takes in the file."""
     return HEADER_SIZE + length + (-length & 7)
@@ -104,9 +114,38 @@ def payload_at(buffer: bytes, at: int, tag: int, header: Header) -> bytes | None
     start = at + HEADER_SIZE
     stop = start + header.length
     end = at + header.size
-    if len(buffer) < end:
+    if len(buffer) < end or _extend(tag, buffer[at + _PREFIX.size : stop]) != header.crc:
         return None
-    payload = buffer[start:stop]
-    if _extend(_extend(tag, buffer[at + _PREFIX.size : start]), payload) != header.crc:
-        return None
-    return payload if buffer[stop:end] == _PADDING[end - stop] else None
+    return buffer[start:stop] if buffer[stop:end] == _PADDING[end - stop] else None
+
+
+def run_of_records(buffer: bytes, tag: int, index: int, count_max: int, term: int) -> Run:
+    """The records from the buffer's begin on, the first of which has this index and follows one of this term.
+
+    The same checks as `header_at` and `payload_at`, in one loop: a node reads its whole log when it starts.
+    """
+    offsets: list[int] = []
+    terms: list[tuple[int, int]] = []
+    memberships: list[int] = []
+    at, expected, size, last = 0, index, len(buffer), (0, 0, 0, 0, 0)
+    while at + HEADER_SIZE <= size and len(offsets) < count_max:
+        found, crc, length, word, number, its_term = _HEADER.unpack_from(buffer, at)
+        stop = at + HEADER_SIZE + length
+        end = stop + (-length & 7)
+        if found != tag or number != expected or end > size or length > PAYLOAD_MAX:
+            break
+        if not 0 < word & POSITION_MAX <= number or (kind := word >> _KIND_SHIFT) not in KINDS:
+            break
+        if _extend(tag, buffer[at + 8 : stop]) != crc or buffer[stop:end] != _PADDING[end - stop]:
+            break
+        if its_term != term:
+            term = its_term
+            terms.append((number, term))
+        if kind == MEMBERSHIP:
+            memberships.append(number)
+        last = (crc, length, word & POSITION_MAX, number, kind)
+        offsets.append(at)
+        at = end
+        expected += 1
+    crc, length, position, number, kind = last
+    return Run(offsets, at, Header(crc, length, position, number, term, kind) if offsets else None, terms, memberships)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 
 from raft.errors import LogCorrupt
-from raft.record import ALIGNMENT, MEMBERSHIP, Entry, Header, header_at, payload_at
+from raft.record import ALIGNMENT, Entry, Header, header_at, payload_at, run_of_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +40,7 @@ _FIELDS = struct.Struct("<8sII16sQQQ")  # magic, version, flags, owner, sequence
 _CRC = struct.Struct("<I")  # the last word of the page, over the rest of it
 _IDENTITY = struct.Struct("<16sQQ")
 _WINDOW = 1 << 20
+_NO_LIMIT = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -103,29 +104,26 @@ class Segment:
 
     def scan(self, disk: Disk, stop: int | None) -> Header | None:
         """Find the records up to the first that is not one, or up to index `stop`. Returns the last one's header."""
-        tag, expected, at = self.tag, self.header.base, FIRST_RECORD
-        window, window_at, last, term = b"", at, None, self.header.term_before
+        expected, at, last = self.header.base, FIRST_RECORD, None
         while stop is None or expected < stop:
-            header = header_at(window, at - window_at, tag)
-            if header is None or at - window_at + header.size > len(window):
-                window, window_at = disk.read(self.fd, _WINDOW, at), at
-                header = header_at(window, 0, tag)
-                if header is not None and header.size > len(window):
-                    window = disk.read(self.fd, header.size, at)
-            if header is None or header.index != expected or payload_at(window, at - window_at, tag, header) is None:
-                break
-            self.offsets.append(at)
-            if header.kind == MEMBERSHIP:
-                self.memberships_found.append(expected)
-            if header.term != term:
-                term = header.term
-                self.terms_found.append((expected, term))
-            at += header.size
-            expected += 1
-            last = header
+            count_max = _NO_LIMIT if stop is None else stop - expected
+            window = disk.read(self.fd, _WINDOW, at)
+            run = run_of_records(window, self.tag, expected, count_max, self.term_last)
+            if run.last is None:
+                header = header_at(window, 0, self.tag)
+                if header is None or header.size <= len(window):
+                    break
+                window = disk.read(self.fd, header.size, at)
+                run = run_of_records(window, self.tag, expected, 1, self.term_last)
+                if run.last is None:
+                    break
+            self.offsets.extend([at + offset for offset in run.offsets])
+            self.terms_found += run.terms
+            self.memberships_found += run.memberships
+            last, self.term_last = run.last, run.last.term
+            at += run.end
+            expected += len(run.offsets)
         self.end = at
-        if last is not None:
-            self.term_last = last.term
         return last
 
     def records_after(self, disk: Disk, start: int) -> Iterator[tuple[int, Header]]:

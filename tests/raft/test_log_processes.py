@@ -127,7 +127,7 @@ def test_a_really_full_disk_refuses_and_recovers(small_disk: Path) -> None:
     first = wal.first_index
     wal.close()
     wal = Wal.open(small_disk / "wal", OPTIONS)
-    assert [payload for _, _, payload in wal.read(first, wal.last_index)] == [b"%d" % i * 100 for i in range(first, last + 2)]
+    assert [each.payload for each in wal.read(first, wal.last_index)] == [b"%d" % i * 100 for i in range(first, last + 2)]
     wal.close()
 
 

@@ -8,7 +8,18 @@ import google_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.record import ALIGNMENT, HEADER_SIZE, KINDS, Entry, encode_batch, header_at, payload_at, record_size
+from raft.record import (
+    ALIGNMENT,
+    HEADER_SIZE,
+    KINDS,
+    MEMBERSHIP,
+    Entry,
+    encode_batch,
+    header_at,
+    payload_at,
+    record_size,
+    run_of_records,
+)
 from raft.segment import SegmentHeader
 
 TAGS = st.integers(1, 2**32 - 1)
@@ -94,3 +105,39 @@ def test_a_kind_that_is_not_known_is_damage() -> None:
     for kind in range(256):
         buffer, _ = encode_batch(tag, [Entry(1, 1, b"x", kind)], 0)
         assert (header_at(buffer, 0, tag) is not None) == (kind in KINDS)
+
+
+BATCHES = st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=40), st.sampled_from(sorted(KINDS))), min_size=1, max_size=8)
+
+
+@given(TAGS, BATCHES, st.integers(0, 100), st.data())
+def test_a_run_ends_where_the_first_record_is_not_whole(
+    tag: int, batch: list[tuple[int, bytes, int]], durable: int, data: st.DataObject
+) -> None:
+    """The loop over many records says what the two functions say of each."""
+    term, entries = 5, []
+    for index, (rise, payload, kind) in enumerate(batch, durable + 1):
+        term += rise
+        entries.append(Entry(index, term, payload, kind))
+    buffer, offsets = encode_batch(tag, entries, durable)
+    damaged = bytearray(buffer)
+    if data.draw(st.booleans()):
+        damaged[data.draw(st.integers(0, len(buffer) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    del damaged[data.draw(st.integers(0, len(buffer))) :]
+    count_max = data.draw(st.integers(1, 9))
+    run = run_of_records(bytes(damaged), tag, durable + 1, count_max, 5)
+    whole = [decode(bytes(damaged), at, tag) for at in offsets]
+    count = min(next((i for i, found in enumerate(whole) if found != entries[i]), len(entries)), count_max)
+    kept = entries[:count]
+    assert run.offsets == offsets[:count]
+    assert run.end == sum(record_size(len(each.payload)) for each in kept)
+    assert run.last == (header_at(buffer, offsets[count - 1], tag) if count else None)
+    assert run.memberships == [each.index for each in kept if each.kind == MEMBERSHIP]
+    before = [5, *(each.term for each in kept)]
+    assert run.terms == [(each.index, each.term) for each, last in zip(kept, before, strict=False) if each.term != last]
+
+
+def test_a_run_begins_with_the_index_that_is_expected() -> None:
+    buffer, _ = encode_batch(5, [Entry(7, 1, b"x"), Entry(8, 1, b"y")], 6)
+    assert run_of_records(buffer, 5, 6, 9, 1).offsets == run_of_records(buffer, 5, 8, 9, 1).offsets == []
+    assert run_of_records(buffer, 5, 7, 9, 1).offsets == [0, 40]
