@@ -1,16 +1,16 @@
-"""The Admin service: volumes, status, what an inode consists of. Unary calls for people and tools, none on a hot path.
+"""The Admin service: volumes, status, what an inode consists of. Calls for people and tools, none on a hot path.
 
-A refusal is raised as AdminError inside and becomes a gRPC status with the trailers of docs/WIRE.md at one place, `_answering`.
+What changes something is the leader's; what only reads is answered by every node of a cluster, from a state that holds
+everything acknowledged before the call. What concerns the cluster itself is in cluster_admin.py. A refusal is raised inside and
+becomes a gRPC status at one place (refusals.py).
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
 import structlog
 
 from metaserver import wire
@@ -18,21 +18,20 @@ from metaserver.core import entry as ops
 from metaserver.core import reads
 from metaserver.core.errors import FsError
 from metaserver.core.model import CHUNK_BYTES
-from metaserver.settings import SettingsError, block_bytes, check_volume_name, fill
+from metaserver.refusals import AdminError, answering, not_leader, streaming
+from metaserver.settings import block_bytes, check_volume_name, fill
 from metaserver.status import doomed_count
-from metaserver.store.errors import StoreError
 from protos import admin_pb2, admin_pb2_grpc
-from raft.errors import ReplicationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from metaserver.cluster_admin import ClusterAdmin
     from metaserver.core.model import Extent, Inode, Volume
     from metaserver.core.txn import ReadTxn
-    from metaserver.holds import Holds
-    from metaserver.sessions import Sessions
+    from metaserver.reign import Reign
     from metaserver.status import Status
-    from metaserver.writes import Writes
+    from raft.membership import Member
 
 _log = structlog.get_logger(__name__)
 
@@ -41,65 +40,15 @@ CHUNKS_SHOWN_MAX: Final = 4096
 EXTENTS_SHOWN_MAX: Final = 20_000
 PATHS_SHOWN_MAX: Final = 16
 
-_CODES: Final = {
-    errno.ENOENT: grpc.StatusCode.NOT_FOUND,
-    errno.EEXIST: grpc.StatusCode.ALREADY_EXISTS,
-    errno.EINVAL: grpc.StatusCode.INVALID_ARGUMENT,
-    errno.ENAMETOOLONG: grpc.StatusCode.INVALID_ARGUMENT,
-    errno.ENOTDIR: grpc.StatusCode.INVALID_ARGUMENT,
-    errno.EBUSY: grpc.StatusCode.FAILED_PRECONDITION,
-    errno.ENOTEMPTY: grpc.StatusCode.FAILED_PRECONDITION,
-    errno.ESTALE: grpc.StatusCode.NOT_FOUND,
-    errno.ENOSPC: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errno.EAGAIN: grpc.StatusCode.UNAVAILABLE,
-}
-
-
-class AdminError(Exception):
-    """A call was refused; the message is complete."""
-
-    def __init__(self, errno_: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.errno = errno_
-        self.reason = reason
-
-
-def _translate(error: Exception) -> AdminError:
-    """The refusals of the parts below, in the admin service's words."""
-    match error:
-        case AdminError():
-            return error
-        case FsError():
-            return AdminError(error.errno, "refused", str(error))
-        case SettingsError():
-            return AdminError(errno.EINVAL, "bad-settings", str(error))
-        case ReplicationError():
-            return AdminError(errno.EAGAIN, "unavailable", str(error))
-        case _:
-            return AdminError(errno.ENOSPC, "checkpoint", str(error))
-
-
-def _answering(method: Callable[[Any, Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
-    """Turn refusals into a status with trailers."""
-
-    @functools.wraps(method)
-    async def answer(self: AdminService, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            self.require_ready()
-            return await method(self, request, context)
-        except (AdminError, FsError, SettingsError, ReplicationError, StoreError) as error:
-            told = _translate(error)
-        trailers = (("keelfs-errno", str(told.errno)), ("keelfs-reason", told.reason))
-        code = _CODES.get(told.errno, grpc.StatusCode.FAILED_PRECONDITION)
-        return await context.abort(code, wire.printable(str(told)), trailers)
-
-    return answer
-
 
 def _require(result: ops.Result, name: str) -> ops.Result:
     if result.errno:
         raise AdminError(result.errno, "refused", f"volume {name!r}: {result.detail or 'errno ' + str(result.errno)}")
     return result
+
+
+async def _destroy_step(reign: Reign, volume: Volume) -> int:
+    return _require(await reign.writes.call(ops.DestroyVolume(volume.id, DESTROY_STEP)), volume.name).count
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -109,19 +58,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self,
         *,
         txn: ReadTxn,
-        writes: Writes,
-        sessions: Sessions,
-        holds: Holds,
+        reign: Callable[[], Reign | None],
+        leader: Callable[[], Member | None],
+        cluster: ClusterAdmin,
         status: Callable[[], Status | None],
         checkpoint: Callable[[], Awaitable[int]],
+        current: Callable[[], Awaitable[None]],
     ) -> None:
-        """`status` gives None until the state is recovered."""
+        """`status` gives None until the state is recovered. `current` waits until the state holds everything acknowledged."""
         self._txn = txn
-        self._writes = writes
-        self._sessions = sessions
-        self._holds = holds
+        self._reign_now = reign
+        self._leader = leader
+        self._cluster = cluster
         self._status = status
         self._checkpoint = checkpoint
+        self._current = current
 
     def require_ready(self) -> Status:
         """Refuse calls while the state is being recovered."""
@@ -130,54 +81,68 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             raise AdminError(errno.EAGAIN, "starting", "the server is still reading its log; try again")
         return status
 
+    def leader_admin(self) -> str:
+        """The leader's admin address, "" when it is not known."""
+        leader = self._leader()
+        return leader.admin if leader is not None else ""
+
+    def _reign(self) -> Reign:
+        """What only the leader has. Raises AdminError."""
+        reign = self._reign_now()
+        if reign is None:
+            raise not_leader(self.leader_admin())
+        return reign
+
     # --- volumes ---
 
-    @_answering
+    @answering
     async def CreateVolume(self, request: admin_pb2.CreateVolumeRequest, context: object) -> admin_pb2.Volume:
+        reign = self._reign()
         name = check_volume_name(request.name)
         # Made here and not by the state machine, to which nothing may be random.
         settings = fill(request.settings_json, uuid.uuid4().hex)
         made = ops.CreateVolume(name, settings, request.uid, request.gid, request.mode or 0o755)
-        _require(await self._writes.call(made), name)
+        _require(await reign.writes.call(made), name)
         _log.info("volume created", volume=name)
         return self._volume(self._find(name))
 
-    @_answering
+    @answering
     async def ListVolumes(self, request: admin_pb2.ListVolumesRequest, context: object) -> admin_pb2.ListVolumesReply:
+        await self._current()
         return admin_pb2.ListVolumesReply(volumes=[self._volume(volume) for volume in list(reads.volumes(self._txn))])
 
-    @_answering
+    @answering
     async def GetVolume(self, request: admin_pb2.GetVolumeRequest, context: object) -> admin_pb2.Volume:
+        await self._current()
         return self._volume(self._find(request.name))
 
-    @_answering
+    @answering
     async def DestroyVolume(self, request: admin_pb2.DestroyVolumeRequest, context: object) -> admin_pb2.DestroyVolumeReply:
+        reign = self._reign()
+        await self._current()
         volume = self._find(request.name)
-        attached = [session for session in self._sessions if session.volume == volume.id]
+        attached = [session for session in reign.sessions if session.volume == volume.id]
         if not request.force and not volume.destroyed:
             self._require_unused(volume, len(attached))
-        inodes = await self._destroy_step(volume)  # marks it, so that nobody attaches any more
+        inodes = await _destroy_step(reign, volume)  # marks it, so that nobody attaches any more
         removed = inodes
         for session in attached:
-            await self._sessions.close(session, expired=True)
+            await reign.sessions.close(session, expired=True)
         while inodes:
-            inodes = await self._destroy_step(volume)
+            inodes = await _destroy_step(reign, volume)
             removed += inodes
-        slices = await self._forget_slices(volume)
+        slices = await self._forget_slices(reign, volume)
         _log.info("volume destroyed", volume=volume.name, inodes=removed, slices=slices)
         return admin_pb2.DestroyVolumeReply(inodes=removed, slices=slices)
 
-    async def _forget_slices(self, volume: Volume) -> int:
+    async def _forget_slices(self, reign: Reign, volume: Volume) -> int:
         """Take the slices of a volume that is gone off the delete queue: no session can attach to it and work them off. All
         their objects lie below `<volume>/` in its store, and whoever destroys a volume removes that."""
         gone = [slice_.slice for slice_ in reads.doomed(self._txn) if slice_.volume == volume.id]
         for start in range(0, len(gone), wire.FINISHED_MAX):
             part = tuple(gone[start : start + wire.FINISHED_MAX])
-            _require(await self._writes.call(ops.FinishDeletes(part)), volume.name)
+            _require(await reign.writes.call(ops.FinishDeletes(part)), volume.name)
         return len(gone)
-
-    async def _destroy_step(self, volume: Volume) -> int:
-        return _require(await self._writes.call(ops.DestroyVolume(volume.id, DESTROY_STEP)), volume.name).count
 
     def _require_unused(self, volume: Volume, attached: int) -> None:
         if attached:
@@ -211,25 +176,69 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     # --- the server ---
 
-    @_answering
+    @answering
     async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusReply:
         return self.require_ready().reply()
 
-    @_answering
+    @answering
     async def Checkpoint(self, request: admin_pb2.CheckpointRequest, context: object) -> admin_pb2.CheckpointReply:
         return admin_pb2.CheckpointReply(index=await self._checkpoint())
 
+    # --- the cluster ---
+
+    @answering
+    async def Members(self, request: admin_pb2.MembersRequest, context: object) -> admin_pb2.MembersReply:
+        return self._cluster.members()
+
+    @answering
+    async def AddMember(self, request: admin_pb2.AddMemberRequest, context: object) -> admin_pb2.MembersReply:
+        self._reign()
+        return await self._cluster.add(request)
+
+    @answering
+    async def PromoteMember(self, request: admin_pb2.MemberRequest, context: object) -> admin_pb2.MembersReply:
+        self._reign()
+        return await self._cluster.promote(request)
+
+    @answering
+    async def RemoveMember(self, request: admin_pb2.MemberRequest, context: object) -> admin_pb2.MembersReply:
+        self._reign()
+        return await self._cluster.remove(request)
+
+    @answering
+    async def TransferLeadership(self, request: admin_pb2.MemberRequest, context: object) -> admin_pb2.MembersReply:
+        self._reign()
+        return await self._cluster.transfer(request)
+
+    @answering
+    async def MarkDigest(self, request: admin_pb2.MarkDigestRequest, context: object) -> admin_pb2.MarkDigestReply:
+        self._reign()
+        return await self._cluster.mark()
+
+    @answering
+    async def Digest(self, request: admin_pb2.DigestRequest, context: object) -> admin_pb2.DigestReply:
+        return await self._cluster.digest(request)
+
+    @streaming
+    async def SaveSnapshot(
+        self, request: admin_pb2.SaveSnapshotRequest, context: object
+    ) -> AsyncIterator[admin_pb2.SnapshotPiece]:
+        async for piece in self._cluster.save():
+            yield piece
+
     # --- inodes ---
 
-    @_answering
+    @answering
     async def InodeInfo(self, request: admin_pb2.InodeInfoRequest, context: object) -> admin_pb2.InodeInfoReply:
+        await self._current()
+        reign = self._reign_now()
         inode = self._inode(request)
         volume = reads.volume(self._txn, inode.volume)
         reply = admin_pb2.InodeInfoReply(
             attr=wire.encode_attr(inode),
             paths=reads.paths(self._txn, inode.ino, PATHS_SHOWN_MAX),
             xattr_names=reads.listxattr(self._txn, inode.ino),
-            open_by=self._holds.count_of_inode(inode.ino),
+            open_by=reign.holds.count_of_inode(inode.ino) if reign is not None else 0,
         )
         if inode.is_symlink:
             reply.symlink = reads.readlink(self._txn, inode.ino)

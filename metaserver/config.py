@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from raft.tls import TlsFiles
+
 EXIT_FAILURE: Final = 1
 EXIT_CONFIG: Final = 2
 EXIT_ADDRESS: Final = 3  # an address cannot be listened on
@@ -26,12 +28,20 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """`listen` serves clients, `admin` the administration; both are host:port, port 0 picks a free one."""
+    """`listen` serves clients, `admin` the administration, `peer_listen` the other nodes of a cluster (None: a single node);
+    all are host:port, port 0 picks a free one. The `advertise_*` addresses are what others are told instead, where they differ.
+    """
 
     data_dir: Path
     listen: str = "127.0.0.1:7420"
     admin: str = "127.0.0.1:7421"
     insecure: bool = False  # allow plaintext beyond this machine
+    name: str = ""  # this node's in its cluster; "" = the one that the data directory knows
+    peer_listen: str | None = None
+    advertise_client: str = ""
+    advertise_admin: str = ""
+    advertise_peer: str = ""
+    tls: TlsFiles | None = None  # who is trusted, this node's certificate, its key; None: plaintext
     session_ttl_s: float = 60.0
     sessions_max: int = 1024
     in_flight_max: int = 8192  # changes of one session without result
@@ -43,18 +53,33 @@ class ServerConfig:
     entry_bytes: int = 4 << 20
     queue_items: int = 16384
     stop_grace_s: float = 5.0
+    transfer_s: float = 2.0  # how long a leader that stops tries to hand over
+    wait_max_s: float = 10.0  # how long a request waits for a majority
 
     def validate(self) -> None:
         """Refuse what cannot work or is not safe. Raises ServerError."""
-        for name, address in (("listen", self.listen), ("admin", self.admin)):
+        listening = {"listen": self.listen, "admin": self.admin}
+        if self.peer_listen is not None:
+            listening["peer-listen"] = self.peer_listen
+        for name, address in listening.items():
             host, _ = split_address(name, address)
-            if not self.insecure and not is_loopback(host):
+            if not self.insecure and self.tls is None and not is_loopback(host):
                 raise ServerError(
-                    f"--{name} {address} is reachable from other machines, and traffic is not encrypted yet: "
-                    "listen on 127.0.0.1, or pass --insecure if the network is yours alone",
+                    f"--{name} {address} is reachable from other machines, and traffic would not be encrypted: give the node "
+                    "certificates (--tls-ca, --tls-cert, --tls-key), listen on 127.0.0.1, or pass --insecure if the network is "
+                    "yours alone",
                     EXIT_CONFIG,
                 )
-        positive = {"session_ttl_s": self.session_ttl_s, "sessions_max": self.sessions_max, "in_flight_max": self.in_flight_max}
+        advertised = {"client": self.advertise_client, "admin": self.advertise_admin, "peer": self.advertise_peer}
+        for name, address in advertised.items():
+            if address and split_address(f"advertise-{name}", address)[1] == 0:
+                raise ServerError(f"--advertise-{name} {address}: others need a port that is not 0", EXIT_CONFIG)
+        positive = {
+            "session_ttl_s": self.session_ttl_s,
+            "sessions_max": self.sessions_max,
+            "in_flight_max": self.in_flight_max,
+            "wait_max_s": self.wait_max_s,
+        }
         for name, value in positive.items():
             if value <= 0:
                 raise ServerError(f"{name} must be greater than 0, not {value}", EXIT_CONFIG)

@@ -2,12 +2,15 @@
 
 The only file that knows every concrete class. Order of a start: validate, open the store (a second server stops here), take
 the ports, replay the log, serve. Health answers from the moment the ports are taken and says SERVING only when the state is
-recovered. Order of an end: refuse new work, answer what was taken, end the streams, stop the log, last checkpoint, close.
+recovered. Order of an end: hand over leadership, refuse new work, answer what was taken, end the streams, stop the log, last
+checkpoint, close.
+
+A single node leads from start to end. A node of a cluster serves clients while it leads (leadership.py), and administration
+always.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import errno
@@ -17,55 +20,41 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from metaserver import space
+from metaserver import health
 from metaserver.admin import AdminService
 from metaserver.applier import Applier
-from metaserver.config import EXIT_ADDRESS, EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError, split_address
-from metaserver.core import reads
-from metaserver.core.errors import FsError
-from metaserver.deletes import Deletes
-from metaserver.holds import Holds
-from metaserver.interest import Interest
-from metaserver.orphans import Orphans
-from metaserver.queries import Queries
-from metaserver.service import GRPC_OPTIONS, SERVICE, MetaService
-from metaserver.sessions import Sessions
+from metaserver.barrier import NoQuorum
+from metaserver.cluster_admin import ClusterAdmin
+from metaserver.command_line import parse
+from metaserver.config import EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError
+from metaserver.health import Health
+from metaserver.leadership import Leadership
+from metaserver.observed import ObservedState
+from metaserver.ports import Ports, Ready
+from metaserver.reign import Realm
+from metaserver.replication import NodeState, Replication, replication_for
+from metaserver.service import MetaService
 from metaserver.status import Status
 from metaserver.store.checkpointer import Checkpointer
 from metaserver.store.errors import StoreCorrupt, StoreError, StoreVersion
 from metaserver.store.layered import LayeredStore
-from metaserver.writes import Writes
-from protos import admin_pb2_grpc
 from raft.errors import LogCorrupt, ReplicationError
-from raft.local import LocalReplicator
+from raft.membership import Member
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from metaserver.core.entry import Item, Result
+    from raft.api import StateMachine
 
 _log = structlog.get_logger(__name__)
 
-ADMIN_SERVICE: Final = "keelfs.admin.v1.Admin"
 #: How long the loop may keep a thread that has finished a sync from saying so. Python's default, 5 ms, is several syncs.
 SWITCH_INTERVAL_S: Final = 0.0005
-_DELETES_INTERVAL_S: Final = 2.0
-
-
-class Ready(NamedTuple):
-    """The addresses that are served."""
-
-    listen: str
-    admin: str
 
 
 def _explain(error: Exception, config: ServerConfig) -> ServerError:
@@ -89,7 +78,13 @@ def _explain(error: Exception, config: ServerConfig) -> ServerError:
 class Server:
     """Everything of one running server. `start`, then `wait`, then `stop`, which is to be called in any case."""
 
-    def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        make_replication: Callable[[ServerConfig, StateMachine], Replication] = replication_for,
+    ) -> None:
         config.validate()
         self.config = config
         self._clock = clock
@@ -97,101 +92,86 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._status: Status | None = None
         self._recovered = False
-        self._store = self._open_store()
-        store = self._store
+        self._role_change = asyncio.Event()
+        self._ready = Ready("", "")
+        self._store = store = self._open_store()
         self._checkpointer = Checkpointer(store, on_durable=self._on_durable, on_failed=self._fatal)
-        self._applier = Applier(store)
-        self._replicator = LocalReplicator(config.data_dir, self._applier)
-        self._writes = Writes(
-            self._replicator,
-            time.time_ns,
-            entry_items=config.entry_items,
-            entry_bytes=config.entry_bytes,
-            queue_items=config.queue_items,
-            on_fatal=self._fatal,
-        )
-        self._orphans = Orphans(self._writes, lambda ino: self._holds.held(ino), self._is_orphan)
-        self._holds = Holds(self._orphans.freed)
-        self._sessions = Sessions(
-            self._writes,
-            lambda number: reads.session(store, number),
-            clock,
-            ttl_s=config.session_ttl_s,
-            sessions_max=config.sessions_max,
-        )
-        self._interest = Interest(config.watches_per_stream)
-        self._deletes = Deletes(lambda after: reads.doomed(store, after), clock, time.time_ns, delay_s=config.delete_delay_s)
-        self._service = MetaService(
-            txn=store,
-            writes=self._writes,
-            sessions=self._sessions,
-            holds=self._holds,
-            interest=self._interest,
-            queries=Queries(store, self._interest, self._holds, self._orphans, self._deletes),
-            pressure=self._checkpointer,
-            on_fatal=self._fatal,
-            in_flight_max=config.in_flight_max,
-        )
-        self._space = space.SpaceWatch(
-            free=lambda: space.free_bytes(config.data_dir),
-            reserve_bytes=config.reserve_bytes,
-            store_full=lambda: self._checkpointer.full_reason,
-            log_low=lambda: self._replicator.space_low,
-            report=self._writes.set_space_short,
-        )
-        self._health = health.aio.HealthServicer()
-        self._grpc: list[grpc.aio.Server] = []
-        self._wire()
-
-    def _wire(self) -> None:
-        """Who hears of what."""
-        self._writes.observers += [
-            self._service.observe,  # holds first: an orphan that is held must not be reaped
-            self._orphans.observe,
-            self._deletes.observe,
-            self._interest.observe,
-            self._nudge,
-        ]
-        self._sessions.on_all_back.append(self._orphans.end_grace)
-        self._sessions.on_closed += [
-            lambda session: self._holds.drop_session(session.id),
-            self._deletes.drop_session,
-        ]
+        self._applier = Applier(store, paused=self._checkpointer.paused)
+        self._state = ObservedState(self._applier, on_applied=self._checkpointer.nudge)
+        self._replicator, self._cluster = make_replication(config, self._state)
+        self._leadership = Leadership(self._realm(), self._state, self._applier, self._cluster, config.name, self._role_changed)
+        if self._cluster is not None:
+            self._cluster.on_leading = self._leadership.switch
+        self._meta = MetaService(self._leadership.current, self._fatal)
+        self._health = Health()
+        self._ports = Ports(config, self._meta, self._make_admin(), self._health.answers)
 
     def _open_store(self) -> LayeredStore:
         directory = self.config.data_dir
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return LayeredStore.open(directory / "state", map_bytes=self.config.map_bytes)
 
+    def _realm(self) -> Realm:
+        return Realm(
+            config=self.config,
+            store=self._store,
+            replicator=self._replicator,
+            pressure=self._checkpointer,
+            clock=self._clock,
+            on_fatal=self._fatal,
+            in_cluster=self._cluster is not None,
+            store_full=lambda: self._checkpointer.full_reason,
+            log_low=lambda: self._replicator.space_low,
+            addresses=self._addresses,
+        )
+
+    def _make_admin(self) -> AdminService:
+        cluster = ClusterAdmin(
+            cluster=self._cluster,
+            replicator=self._replicator,
+            local=NodeState(self._applier, self._cluster),
+            cluster_id=lambda: self._replicator.identity.cluster_id,
+            name=self.config.name,
+            single=self._single,
+        )
+        return AdminService(
+            txn=self._store,
+            reign=lambda: self._leadership.reign,
+            leader=lambda: self._leadership.leader,
+            cluster=cluster,
+            status=lambda: self._status,
+            checkpoint=self._checkpointer.checkpoint_now,
+            current=self._current_state,
+        )
+
     # --- life ---
 
     async def start(self) -> Ready:
         """Take the ports, recover, serve. Raises what `_explain` understands."""
-        ready = await self._listen()
+        await self._health.tell(clients=False, admin=False)
+        self._ready = ready = await self._ports.start()
         self._checkpointer.start()
         await self._replicator.start()
-        self._writes.not_before(self._applier.last_now_ns)
-        store = self._store
-        self._orphans.load(reads.orphans(store))
-        self._sessions.load(list(reads.sessions(store)))
-        identity = self._replicator.identity
+        self._recovered = True
+        store, identity = self._store, self._replicator.identity
         self._status = Status(
             txn=store,
             files=store,
             index_durable=lambda: store.index_durable,
             replicator=self._replicator,
-            writes=self._writes,
-            sessions=self._sessions,
-            holds=self._holds,
-            orphans=self._orphans,
+            reign=lambda: self._leadership.reign,
+            leader=lambda: self._leadership.leader,
             clock=self._clock,
             cluster_id=identity.cluster_id,
             node_id=identity.node_id,
+            name=self.config.name,
         )
-        self._start_tasks()
-        self._recovered = True
-        self._service.open()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._leadership.open()
+        if self._cluster is None:
+            self._leadership.switch(True)
+        self._start_task(self._watch_log(), "log")
+        self._start_task(self._watch_health(), "health")
+        await self._tell_health()
         _log.info("serving", listen=ready.listen, admin=ready.admin, data=str(self.config.data_dir))
         return ready
 
@@ -209,64 +189,61 @@ class Server:
     async def stop(self) -> None:
         """See the module's text. Does what it can, also after a failed start."""
         failed = self._end.done() and self._end.result() is not None
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._recovered and not failed:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._writes.stop(), self.config.stop_grace_s)
-        self._service.close()
-        for server in self._grpc:
-            await server.stop(self.config.stop_grace_s)
+            await self._hand_over()
+            await self._answer_what_was_taken()
+        self._leadership.close()
+        await self._leadership.stopped()
+        await self._ports.stop(self.config.stop_grace_s)
         if self._recovered:
             await self._replicator.stop()
+        await self._applier.close()
         await self._checkpointer.close()
         self._store.close()
         _log.info("stopped", data=str(self.config.data_dir))
 
-    # --- ports ---
+    async def _hand_over(self) -> None:
+        """A leader that stops lets another node lead first, so that nobody waits for an election."""
+        if self._cluster is None or self._leadership.reign is None or len(self._cluster.membership.voters) < 2:
+            return
+        try:
+            async with asyncio.timeout(self.config.transfer_s):
+                name = await self._cluster.transfer("")
+            _log.info("leadership was handed over", to=name)
+        except (ReplicationError, TimeoutError) as error:
+            _log.warning("leadership could not be handed over; the others will elect", reason=str(error) or "no answer in time")
 
-    async def _listen(self) -> Ready:
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        clients = grpc.aio.server(options=GRPC_OPTIONS)
-        clients.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, clients)
-        admin = grpc.aio.server(options=GRPC_OPTIONS)
-        service = AdminService(
-            txn=self._store,
-            writes=self._writes,
-            sessions=self._sessions,
-            holds=self._holds,
-            status=lambda: self._status,
-            checkpoint=self._checkpointer.checkpoint_now,
-        )
-        admin_pb2_grpc.add_AdminServicer_to_server(service, admin)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, admin)
-        reflection.enable_server_reflection((ADMIN_SERVICE, SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), admin)
-        self._grpc = [clients, admin]
-        bound = [
-            _bind(server, name, address)
-            for server, name, address in ((clients, "listen", self.config.listen), (admin, "admin", self.config.admin))
-        ]
-        for server in self._grpc:
-            await server.start()
-        return Ready(*bound)
+    async def _answer_what_was_taken(self) -> None:
+        reign = self._leadership.reign
+        if reign is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(reign.writes.stop(), self.config.stop_grace_s)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE, ADMIN_SERVICE):
-            await self._health.set(service, status)
+    # --- what the parts ask ---
+
+    def _addresses(self) -> list[str]:
+        """Where clients find the nodes of the cluster; none on a single node, whose address they know."""
+        return [member.client for member in self._cluster.membership.members] if self._cluster is not None else []
+
+    def _single(self) -> Member:
+        """A node without a cluster, as if it were one's only member."""
+        config, node_id = self.config, self._replicator.identity.node_id
+        client, admin = config.advertise_client or self._ready.listen, config.advertise_admin or self._ready.admin
+        return Member(config.name or "single", node_id, config.advertise_peer, client, admin)
+
+    async def _current_state(self) -> None:
+        """Return when the state holds everything acknowledged before. Raises ReplicationError."""
+        try:
+            async with asyncio.timeout(self.config.wait_max_s):
+                await self._replicator.read_barrier()
+        except TimeoutError as error:
+            raise NoQuorum(f"no majority of the cluster has answered for {self.config.wait_max_s:g} s") from error
 
     # --- what runs beside ---
-
-    def _start_tasks(self) -> None:
-        ttl_s = self.config.session_ttl_s
-        self._start_task(self._orphans.run(), "reaper")
-        self._start_task(self._expire_sessions(min(max(ttl_s / 8, 0.05), 5.0)), "expiry")
-        self._start_task(self._every(_DELETES_INTERVAL_S, self._announce_deletes), "deletes")
-        self._start_task(self._every(space.INTERVAL_S, self._look_at_space), "space")
-        self._start_task(self._watch_log(), "log")
-        self._space.look()
 
     def _start_task(self, body: Awaitable[None], name: str) -> None:
         async def guarded() -> None:
@@ -277,44 +254,26 @@ class Server:
 
         self._tasks.append(asyncio.create_task(guarded(), name=name))
 
-    async def _every(self, interval_s: float, step: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(interval_s)
-            await step()
-
-    async def _expire_sessions(self, interval_s: float) -> None:
-        while True:
-            before_s = self._clock()
-            await asyncio.sleep(interval_s)
-            late_s = self._clock() - before_s - interval_s
-            if late_s > interval_s:
-                _log.warning(
-                    "the server itself was stopped, or short of CPU; sessions get that time back", seconds=round(late_s, 1)
-                )
-                self._sessions.forgive(late_s)
-            await self._sessions.sweep()
-
-    async def _announce_deletes(self) -> None:
-        self._deletes.announce(self._sessions)
-
-    async def _look_at_space(self) -> None:
-        self._space.look()
-
     async def _watch_log(self) -> None:
         raise await asyncio.shield(self._replicator.failed)
 
-    def _nudge(self, items: Sequence[Item], results: Sequence[Result]) -> None:
-        self._checkpointer.nudge()
+    async def _watch_health(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(health.INTERVAL_S):
+                    await self._role_change.wait()
+            self._role_change.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        await self._health.tell(clients=self._leadership.reign is not None, admin=health.is_close(self._replicator.status()))
+
+    def _role_changed(self) -> None:
+        self._role_change.set()
 
     def _on_durable(self, index: int) -> None:
         if self._recovered:
             self._replicator.trim(index)
-
-    def _is_orphan(self, ino: int) -> bool:
-        try:
-            return reads.getattr(self._store, ino).nlink == 0
-        except FsError:
-            return False
 
     def _fatal(self, error: BaseException) -> None:
         """The server cannot go on."""
@@ -323,26 +282,6 @@ class Server:
         if not isinstance(error, ServerError | StoreError | ReplicationError | OSError):
             _log.error("a defect or damage stops the server", exc_info=error)
         self._end.set_result(_explain(error if isinstance(error, Exception) else RuntimeError(repr(error)), self.config))
-
-
-def _bind(server: grpc.aio.Server, name: str, address: str) -> str:
-    """Take a port; the address with the port that it got."""
-    host, port = split_address(name, address)
-    shown = f"[{host}]" if ":" in host else host
-    try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
-    except RuntimeError as error:
-        bound = 0
-        cause: RuntimeError | None = error
-    else:
-        cause = None
-    if bound == 0:
-        raise ServerError(
-            f"cannot listen on {address} (--{name}): the port is taken or the address is not this machine's; "
-            "stop the other program or choose another port",
-            EXIT_ADDRESS,
-        ) from cause
-    return f"{shown}:{bound}"
 
 
 async def run_server(config: ServerConfig, ready: Callable[[Ready], None] | None = None) -> int:
@@ -388,31 +327,15 @@ def _announce(ready_fd: int | None) -> Callable[[Ready], None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m metaserver.server`: for tests and service managers; people use `keelfs server`."""
-    parser = argparse.ArgumentParser(prog="metaserver", description="KeelFS metadata server")
-    parser.add_argument("--data", type=Path, required=True, help="data directory")
-    parser.add_argument("--listen", default="127.0.0.1:7420", help="host:port for clients")
-    parser.add_argument("--admin", default="127.0.0.1:7421", help="host:port for administration")
-    parser.add_argument("--insecure", action="store_true", help="allow plaintext beyond this machine")
-    parser.add_argument("--session-ttl", type=float, default=60.0, metavar="SECONDS")
-    parser.add_argument("--delete-delay", type=float, default=30.0, metavar="SECONDS")
-    parser.add_argument("--ready-fd", type=int, help="file descriptor that gets a line when the server answers")
-    given = parser.parse_args(argv)
+    """See command_line.py."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    config = ServerConfig(
-        data_dir=given.data,
-        listen=given.listen,
-        admin=given.admin,
-        insecure=given.insecure,
-        session_ttl_s=given.session_ttl,
-        delete_delay_s=given.delete_delay,
-    )
     try:
-        return serve(config, _announce(given.ready_fd))
+        config, ready_fd = parse(argv)
+        return serve(config, _announce(ready_fd))
     except ServerError as error:
         print(f"metaserver: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,7 +2,8 @@
 
 The state (core/ops) is the authority on which sessions exist; this table adds what need not survive the process: the live
 stream, the time of the last sign of life, the acknowledged seq. A session ends by an op in the log, so that nothing it
-sends later can land. After a start every session of the state has a full time-to-live to come back.
+sends later can land. When this node begins to lead, every session of the state has a full time-to-live to come back. The table
+follows the entries as they are applied (`observe`), so that it is right also when whoever asked for one is not there any more.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from metaserver.streams import DETACHED, EXPIRED, REPLACED, Ending
 from raft.errors import ReplicationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from metaserver.core.entry import Item, Result
     from metaserver.core.model import Ino, Session
     from metaserver.streams import Stream
     from metaserver.writes import Writes
@@ -52,14 +54,14 @@ class LiveSession:
         self.client = record.client
         self.acked_seq = record.acked_seq
         self.heard_s = heard_s
-        self.awaited = awaited  # open since before the start and not yet back
+        self.awaited = awaited  # open since before this node leads and not yet back
         self.closing = False
         self.stream: Stream | None = None
 
 
 class Sessions:
     """The table. `clock` is monotonic seconds. `on_closed(session)` is called when one has ended; `on_all_back` once, when
-    no session from before the start is awaited any more."""
+    no session from before the reign is awaited any more."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Sessions:
         self.on_all_back: list[Callable[[], None]] = []
 
     def load(self, records: Iterable[Session]) -> None:
-        """The sessions in the state at the start; if there are none, all are back."""
+        """The sessions in the state when this node begins to lead; if there are none, all are back."""
         now = self._clock()
         for record in records:
             self._live[record.session] = LiveSession(record, now, awaited=True)
@@ -122,12 +124,29 @@ class Sessions:
         if result.errno:
             code = grpc.StatusCode.FAILED_PRECONDITION
             raise AttachRefused(Ending(code, "no-volume", result.detail or "the session was refused", result.errno))
-        record = self._record_of(result.first)
-        if record is None:
+        live = self._live.get(result.first)
+        if live is None:
             raise AttachRefused(Ending(grpc.StatusCode.ABORTED, "session-expired", "the session was closed at once"))
-        live = self._live[record.session] = LiveSession(record, self._clock(), awaited=False)
-        _log.info("session opened", session=live.id, volume=volume, client=client)
         return live
+
+    def observe(self, items: Sequence[Item], results: Sequence[Result]) -> None:
+        """Learn from an applied entry which sessions began and ended."""
+        for item, result in zip(items, results, strict=True):
+            kind = type(item.op)
+            if kind is ops.OpenSession and not result.errno:
+                self._opened(result.first)
+            elif kind is ops.CloseSession and not result.errno:
+                assert isinstance(item.op, ops.CloseSession)
+                session = self._live.get(item.op.session)
+                if session is not None:
+                    self._closed(session, expired=item.op.expired)
+
+    def _opened(self, number: int) -> None:
+        record = self._record_of(number)
+        if record is None or number in self._live:
+            return  # closed by the same entry
+        self._live[number] = LiveSession(record, self._clock(), awaited=False)
+        _log.info("session opened", session=number, volume=record.volume, client=record.client)
 
     def resume(self, number: int, secret: bytes, volume: int) -> LiveSession:
         """Take a session up again. Raises AttachRefused."""
@@ -167,8 +186,8 @@ class Sessions:
         if result.errno and self._record_of(session.id) is not None:
             session.closing = False
             _log.error("a session could not be closed", session=session.id, errno=result.errno, detail=result.detail)
-            return
-        self._closed(session, expired=expired)
+        elif session.id in self._live:  # closed before, by an entry from before this table
+            self._closed(session, expired=expired)
 
     def forgive(self, seconds: float) -> None:
         """Nobody could be heard for so long, since this process was stopped or the machine was: it counts against nobody."""

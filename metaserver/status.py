@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -14,14 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metaserver.core.txn import ReadTxn
-    from metaserver.holds import Holds
-    from metaserver.orphans import Orphans
-    from metaserver.sessions import Sessions
-    from metaserver.writes import Writes
+    from metaserver.reign import Reign
     from raft.api import Replicator
+    from raft.membership import Member
 
-#: Queue entries counted for a status; a longer queue is told as at least this.
-_DOOMED_COUNT_MAX: Final = 100_000
+#: Entries of a queue counted for a status; a longer one is told as at least this.
+_COUNT_MAX: Final = 100_000
 
 
 class Files(Protocol):
@@ -55,10 +54,15 @@ def doomed_count(txn: ReadTxn, volume: int | None = None) -> int:
     """Slices that wait for deletion, of one volume or all."""
     count = 0
     for seen, slice_ in enumerate(reads.doomed(txn)):
-        if seen >= _DOOMED_COUNT_MAX:
+        if seen >= _COUNT_MAX:
             break
         count += volume is None or slice_.volume == volume
     return count
+
+
+def orphan_count(txn: ReadTxn) -> int:
+    """Inodes without a name."""
+    return sum(1 for _ in itertools.islice(reads.orphans(txn), _COUNT_MAX))
 
 
 class Status:
@@ -71,59 +75,67 @@ class Status:
         files: Files,
         index_durable: Callable[[], int],
         replicator: Replicator,
-        writes: Writes,
-        sessions: Sessions,
-        holds: Holds,
-        orphans: Orphans,
+        reign: Callable[[], Reign | None],
+        leader: Callable[[], Member | None],
         clock: Callable[[], float],
         cluster_id: str,
         node_id: str,
+        name: str = "",
     ) -> None:
+        """`reign`: None while this node does not lead; then it knows nothing of what only the leader keeps."""
         self._txn = txn
         self._files = files
         self._index_durable = index_durable
         self._replicator = replicator
-        self._writes = writes
-        self._sessions = sessions
-        self._holds = holds
-        self._orphans = orphans
+        self._reign = reign
+        self._leader = leader
         self._clock = clock
         self._started_s = clock()
-        self._cluster_id = cluster_id
-        self._node_id = node_id
+        self.cluster_id = cluster_id
+        self.node_id = node_id
+        self.name = name
 
     def reply(self) -> admin_pb2.StatusReply:
         """Everything, as of now."""
         log = self._replicator.status()
+        reign, leader = self._reign(), self._leader()
         volumes = list(reads.volumes(self._txn))
-        names = {volume.id: volume.name for volume in volumes}
-        reason = self._writes.space_short
+        reason = reign.writes.space_short if reign is not None else None
         reply = admin_pb2.StatusReply(
             version=version(),
-            cluster_id=self._cluster_id,
-            node_id=self._node_id,
+            cluster_id=self.cluster_id,
+            node_id=self.node_id,
+            name=self.name,
             role=log.role,
+            leader=leader.name if leader is not None else "",
             term=log.term,
+            index_last=log.index_last,
+            index_committed=log.index_committed,
             index_applied=log.index_applied,
             index_checkpointed=self._index_durable(),
+            log_first=log.log_first,
             wal_bytes=log.log_bytes,
             store_bytes=self._files.stat().used_bytes,
             uptime_ms=int((self._clock() - self._started_s) * 1000),
-            orphans=self._orphans.count,
+            orphans=reign.orphans.count if reign is not None else orphan_count(self._txn),
             slices_doomed=doomed_count(self._txn),
             read_only=reason is not None,
             read_only_reason=reason or "",
             rss_bytes=rss_bytes(),
             inodes=sum(reads.statfs(self._txn, volume.id).usage.inodes for volume in volumes if not volume.destroyed),
         )
-        for session in self._sessions:
+        if reign is not None:
+            self._add_sessions(reply, reign, {volume.id: volume.name for volume in volumes})
+        return reply
+
+    def _add_sessions(self, reply: admin_pb2.StatusReply, reign: Reign, names: dict[int, str]) -> None:
+        for session in reign.sessions:
             reply.sessions.add(
                 session=session.id,
                 client=session.client,
                 volume=names.get(session.volume, str(session.volume)),
                 connected=session.stream is not None,
-                silent_ms=int(self._sessions.silent_s(session) * 1000),
-                open_files=self._holds.count_of_session(session.id),
+                silent_ms=int(reign.sessions.silent_s(session) * 1000),
+                open_files=reign.holds.count_of_session(session.id),
                 results_kept=reads.results_kept(self._txn, session.id),
             )
-        return reply

@@ -14,7 +14,9 @@ import grpc
 from protos import meta_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from metaserver.conversations import Conversations
 
 FRAME_BYTES_AIM: Final = 1 << 20
 FRAME_RESPONSES_MAX: Final = 2048
@@ -42,12 +44,17 @@ EXPIRED: Final = Ending(grpc.StatusCode.ABORTED, "session-expired", "the session
 STARTING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "starting", "the server is still reading its log; try again")
 STOPPING: Final = Ending(grpc.StatusCode.UNAVAILABLE, "stopping", "the server is stopping; take the session up again")
 FAILED: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the server failed and stops")
+GONE: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the connection is gone")
 SLOW: Final = Ending(grpc.StatusCode.UNAVAILABLE, "failed", "the client does not read what it is sent")
 
 
 def broken(detail: str) -> Ending:
     """The client broke a rule of the protocol."""
     return Ending(grpc.StatusCode.INVALID_ARGUMENT, "bad-frame", detail)
+
+
+def _nobody() -> None:
+    """Nobody sends yet."""
 
 
 class Stream:
@@ -57,7 +64,8 @@ class Stream:
         self.volume = volume
         self.session = session
         self.bit = 0
-        self.in_flight = 0  # changes without result
+        self.home: Conversations | None = None  # where its frames are taken to
+        self.in_flight = 0  # changes and reads without result
         self.ending: Ending | None = None
         self.detaching = False  # the client has sent its last frame
         self.frame = meta_pb2.ServerFrame()
@@ -65,7 +73,7 @@ class Stream:
         self._ready_bytes = 0
         self._extra_bytes = 0  # of `frame`, beyond the usual size of its answers
         self._told: set[int] = set()  # inode notifications in `frame`: (ino << 1) | data
-        self._signal: asyncio.Future[None] | None = None
+        self.on_wake: Callable[[], None] = _nobody  # told that there is something to send, or that the stream is to end
         self._relief: asyncio.Future[None] | None = None
 
     @property
@@ -81,9 +89,7 @@ class Stream:
 
     def wake(self) -> None:
         """Something was added to `frame`."""
-        signal = self._signal
-        if signal is not None and not signal.done():
-            signal.set_result(None)
+        self.on_wake()
 
     def account(self, size: int) -> None:
         """An answer of `size` bytes, larger than usual, was added to `frame`; cut it when it is full."""
@@ -113,6 +119,11 @@ class Stream:
         self.frame.notifications.add().deletes_waiting.slices = slices
         self.wake()
 
+    def notify_members(self, addresses: Iterable[str]) -> None:
+        """Queue Members."""
+        self.frame.notifications.add().members.addresses.extend(addresses)
+        self.wake()
+
     def notify_expired(self, reason: str) -> None:
         """Queue SessionExpired."""
         self.frame.notifications.add().session_expired.reason = reason
@@ -132,28 +143,43 @@ class Stream:
             relief.set_result(None)
 
     def full(self, in_flight_max: int) -> bool:
-        """Too many changes are in flight, or too much is unsent."""
+        """Too many requests are in flight, or too much is unsent."""
         return self.in_flight >= in_flight_max or self.backlog_bytes >= BACKLOG_PAUSE_BYTES
 
     async def pause(self, in_flight_max: int) -> None:
-        """Wait while too many changes are in flight or too much is unsent, unless the stream ends."""
+        """Wait while too many requests are in flight or too much is unsent, unless the stream ends."""
         while self.ending is None and self.full(in_flight_max):
             if self._relief is None:
                 self._relief = asyncio.get_running_loop().create_future()
             await self._relief
 
+    @property
+    def unsent(self) -> bool:
+        """Whether `gather` would return anything."""
+        frame = self.frame
+        return bool(self._ready or frame.responses or frame.notifications or frame.HasField("attached"))
+
+    def gather(self) -> list[bytes]:
+        """The frames to send now."""
+        self.cut()
+        ready, self._ready = self._ready, []
+        self._ready_bytes = 0
+        return ready
+
     async def send_all(self, write: Callable[[bytes], Awaitable[None]]) -> Ending:
         """Write frames as they come until the stream is to end; how it is to end."""
+        woken = asyncio.Event()
+        self.on_wake = woken.set
         while True:
-            for raw in self._take():
+            woken.clear()
+            for raw in self.gather():
                 await write(raw)
             self.relieve()
-            if self._ready or self.frame.responses or self.frame.notifications:
+            if self.unsent:
                 continue
             if self.ending is not None:
                 return self.ending
-            self._signal = asyncio.get_running_loop().create_future()
-            await self._signal
+            await woken.wait()
 
     def _notified(self) -> None:
         if len(self.frame.notifications) & 0xFFF == 0 and self.backlog_bytes > BACKLOG_END_BYTES:
@@ -173,12 +199,6 @@ class Stream:
         self.frame = meta_pb2.ServerFrame()
         self._extra_bytes = 0
         self._told.clear()
-
-    def _take(self) -> list[bytes]:
-        self.cut()
-        ready, self._ready = self._ready, []
-        self._ready_bytes = 0
-        return ready
 
     def _drop_all(self) -> None:
         self._ready.clear()

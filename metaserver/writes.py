@@ -5,15 +5,17 @@ Rules
    of a sync among all who wait.
  - Time enters here, once per entry, and never runs backwards.
  - Order: ops enter the log in the order of `submit`.
- - Observers hear of an entry's results before anybody is answered, so that what they queue (invalidations) leaves first.
  - A callback instead of a task per op: at tens of thousands of ops a second a task costs more than the op.
  - While space is short, ops that consume it are refused with ENOSPC and the others (which free it) go through.
+ - An op that may have taken effect already, because it is sent again, is never answered with a refusal: its kept result is.
+ - One object per reign (reign.py): after `end` nothing is proposed any more, whatever was planned.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,7 +23,7 @@ from metaserver import wire
 from metaserver.applier import Proposal
 from metaserver.core import entry as ops
 from metaserver.core.entry import Item, Result
-from raft.errors import OutcomeUnknown, Refused, ReplicationError, Stopped
+from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     #: What an op's proposer is told: its result, or why there is none (the op may or may not take effect).
     Done = Callable[[Result | ReplicationError], None]
-    Observer = Callable[[Sequence[Item], Sequence[Result]], None]
 
 CONSUMING: Final = frozenset(
     {
@@ -53,6 +54,10 @@ class _Waiting(NamedTuple):
     done: Done
 
 
+def _nobody(_: Result | ReplicationError) -> None:
+    """Who is told of an op after its proposer was told that its fate is not known."""
+
+
 class Writes:
     """Owns the queue in front of the replicator."""
 
@@ -65,27 +70,43 @@ class Writes:
         entry_bytes: int = 4 << 20,
         queue_items: int = 16384,
         on_fatal: Callable[[BaseException], None] | None = None,
+        kept_result: Callable[[int, int], Result | None] = lambda session, seq: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_fatal`: told of a bug in here or in an observer, after which nothing more is logged."""
+        """`on_fatal`: told of a bug in here, after which nothing more is logged. `kept_result(session, seq)`:
+        what the state remembers of an op. `clock` is monotonic seconds."""
         self._replicator = replicator
         self._clock_ns = clock_ns
         self._entry_items = entry_items
         self._entry_bytes = entry_bytes
         self._queue_items = queue_items
         self._on_fatal = on_fatal
+        self._kept_result = kept_result
+        self._clock = clock
         self._now_ns = 0
+        self._proposed_s = 0.0  # when the entry under way was proposed
         self._queue: deque[_Waiting] = deque()
         self._under_way: list[_Waiting] = []
         self._scheduled = False
         self._waiters: list[asyncio.Future[None]] = []
         self._short: str | None = None
         self._stopping = False
-        self.observers: list[Observer] = []
+        self._ended = False
 
     @property
     def queued(self) -> int:
         """Ops that were submitted and have no result yet."""
         return len(self._queue) + len(self._under_way)
+
+    @property
+    def now_ns(self) -> int:
+        """The time of the newest entry: nothing in the log is later."""
+        return self._now_ns
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the entry under way has had no result."""
+        return self._clock() - self._proposed_s if self._under_way else 0.0
 
     @property
     def space_short(self) -> str | None:
@@ -103,11 +124,11 @@ class Writes:
     def submit(self, item: Item, request: meta_pb2.Request | None, done: Done) -> None:
         """Log and apply one op; `done` is called once, at the earliest in this call (a refusal). `request` is the client's
         message that `item.op` was decoded from, None for the service's own ops."""
-        if self._short is not None and type(item.op) in CONSUMING:
-            done(Result(errno=errno.ENOSPC, detail=self._short))
-            return
         if self._stopping:
-            done(Stopped("the server is stopping"))
+            done(NotLeader(None) if self._ended else Stopped("the server is stopping"))
+            return
+        if self._short is not None and type(item.op) in CONSUMING and not self._is_again(item):
+            done(Result(errno=errno.ENOSPC, detail=self._short))
             return
         self._queue.append(_Waiting(item, request, done))
         if not self._scheduled and not self._under_way:
@@ -145,6 +166,32 @@ class Writes:
         while self.queued:
             await self._turn()
 
+    def end(self, error: ReplicationError) -> None:
+        """This node leads no longer: tell all who wait, and propose nothing any more. What is under way may still land."""
+        self._stopping = self._ended = True
+        self.give_up(error)
+        self._under_way = []
+
+    def give_up(self, error: ReplicationError) -> None:
+        """Nobody is to wait any longer: tell them that the fate of their ops is not known. The entry under way stays so
+        until it lands."""
+        waiting = [*self._under_way, *self._queue]
+        self._under_way = [one._replace(done=_nobody) for one in self._under_way]
+        self._queue.clear()
+        self._proposed_s = self._clock()
+        for one in waiting:
+            one.done(error)
+        self._free_waiters()
+
+    def _is_again(self, item: Item) -> bool:
+        """The op was sent before and took effect, or may still: the state machine must answer it, with its first result."""
+        session, seq = item.session, item.seq
+        if not session:
+            return False
+        return self._kept_result(session, seq) is not None or any(
+            one.item.seq == seq and one.item.session == session for one in (*self._under_way, *self._queue)
+        )
+
     async def _turn(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -164,6 +211,8 @@ class Writes:
 
     def _propose(self) -> None:
         self._scheduled = False
+        if self._ended or self._under_way:
+            return
         batch = self._under_way = self._gather()
         if not batch:
             return
@@ -174,38 +223,39 @@ class Writes:
 
     def _log(self, batch: list[_Waiting]) -> None:
         self._now_ns = now_ns = max(self._now_ns, self._clock_ns())
+        self._proposed_s = self._clock()
         payload = wire.encode_payload(now_ns, batch)
         hint = Proposal(now_ns, tuple([waiting.item for waiting in batch]))
         self._replicator.propose(payload, hint).add_done_callback(self._landed)
 
     def _landed(self, future: asyncio.Future[Sequence[Result]]) -> None:
+        if self._ended:
+            if not future.cancelled():
+                future.exception()  # looked at; whoever waited was told already
+            return
         batch, self._under_way = self._under_way, []
         # The next entry is on its way to the disk while this one's answers are written.
         if self._queue:
             self._propose()
-        try:
-            outcomes = self._outcomes(batch, future)
-        except Exception as error:
-            self._break(error, batch)
-            return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
+        for waiting, outcome in zip(batch, self._outcomes(batch, future), strict=True):
             waiting.done(outcome)
         self._free_waiters()
 
     def _outcomes(self, batch: list[_Waiting], future: asyncio.Future[Sequence[Result]]) -> Sequence[Result | ReplicationError]:
-        """What each op of an entry is told; the observers are told first."""
+        """What each op of an entry is told."""
         try:
-            results = future.result()
+            return future.result()
         except Refused as refused:
-            return [Result(errno=refused.errno, detail=refused.reason)] * len(batch)
+            told = Result(errno=refused.errno, detail=refused.reason)
+            return [self._kept(waiting.item) or told for waiting in batch]
         except ReplicationError as error:
             return [error] * len(batch)
         except asyncio.CancelledError:
             return [OutcomeUnknown("the log was stopped")] * len(batch)
-        items = [waiting.item for waiting in batch]
-        for observer in self.observers:
-            observer(items, results)
-        return results
+
+    def _kept(self, item: Item) -> Result | None:
+        """What a refused op was answered, or would have been, when it was sent before. No other entry is under way."""
+        return self._kept_result(item.session, item.seq) if item.session and item.seq else None
 
     def _break(self, error: Exception, batch: list[_Waiting]) -> None:
         """A bug: nothing that follows can be trusted."""

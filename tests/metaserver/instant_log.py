@@ -7,6 +7,7 @@ import asyncio
 from metaserver.applier import Applier
 from metaserver.core import entry as ops
 from metaserver.core import reads
+from metaserver.observed import ObservedState
 from metaserver.store.memory_store import MemoryStore
 from metaserver.writes import Writes
 
@@ -14,8 +15,8 @@ from metaserver.writes import Writes
 class InstantLog:
     """A replicator that applies what is proposed before `propose` returns. `error`: raised instead."""
 
-    def __init__(self, applier: Applier) -> None:
-        self._applier = applier
+    def __init__(self, state: ObservedState) -> None:
+        self._state = state
         self._index = 0
         self.error: Exception | None = None
         self.applied: list[object] = []
@@ -27,7 +28,7 @@ class InstantLog:
             return future
         self._index += 1
         self.applied += [item.op for item in hint.items]
-        future.set_result(self._applier.apply(self._index, 1, payload, hint))
+        future.set_result(self._state.apply(self._index, 1, payload, hint))
         return future
 
 
@@ -36,7 +37,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.log = InstantLog(Applier(self.store))
+        self.state = ObservedState(Applier(self.store))
+        self.log = InstantLog(self.state)
         self.now_s = 1000.0
         self.writes = Writes(self.log, lambda: int(self.now_s * 1e9))
         self.seq = 0
@@ -46,6 +48,10 @@ class Bench:
         assert not result.errno, result
         self.volume = reads.volume_by_name(self.store, "vol")
         return self.volume.id
+
+    def listen(self, *observers) -> None:
+        """As in a reign: the tables follow what is applied."""
+        self.state.observers += observers
 
     def clock(self) -> float:
         return self.now_s

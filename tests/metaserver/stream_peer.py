@@ -133,7 +133,7 @@ class Harness:
 
     def stranger(self) -> Peer:
         """A stream that has not attached."""
-        peer = Peer(self.listen)
+        peer = Peer(self.admin)
         self._peers.append(peer)
         return peer
 

@@ -144,7 +144,7 @@ class World:
         self.bench = bench
         self.interest = Interest(watches_max)
         self.inodes = [bench.volume.root]
-        bench.writes.observers.append(self.interest.observe)
+        bench.listen(self.interest.observe)
 
     def op(self, kind, a, name, b, name2):
         a, b = self.inodes[a % len(self.inodes)], self.inodes[b % len(self.inodes)]

@@ -49,7 +49,7 @@ class Parts:
         self.bench = bench
         self.orphans = Orphans(bench.writes, lambda ino: self.holds.held(ino), self.is_orphan)
         self.holds = Holds(self.orphans.freed)
-        bench.writes.observers.append(self.orphans.observe)
+        bench.listen(self.orphans.observe)
 
     def is_orphan(self, ino):
         try:
@@ -176,8 +176,10 @@ async def test_a_large_file_goes_in_steps_and_is_closed_to_all_meanwhile():
 async def test_reaping_waits_out_a_log_that_fails():
     async with running() as parts:
         ino = await make(parts, b"f")
+        parts.holds.add(parts.session, ino)
         await unlink(parts, b"f")
         parts.bench.log.error = OutcomeUnknown("disk gone")
+        parts.holds.release(parts.session, [ino])
         await settle(lambda: parts.orphans.is_reaping(ino))
         await asyncio.sleep(0.01)
         assert parts.exists(ino)

@@ -19,12 +19,14 @@ async def table(bench, **config):
 
 
 def make(bench, **config):
-    return Sessions(
+    sessions = Sessions(
         bench.writes,
         lambda number: reads.session(bench.store, number),
         bench.clock,
         **({"ttl_s": 60.0, "sessions_max": 3, "make_secret": lambda: b"s" * 32} | config),
     )
+    bench.state.observers = (sessions.observe,)
+    return sessions
 
 
 async def opened(bench, sessions):

@@ -6,12 +6,13 @@ import asyncio
 import errno
 
 import pytest
+from instant_log import request_of
 
 from metaserver import wire
 from metaserver.core import entry as ops
 from metaserver.core.entry import Item, Result
 from metaserver.writes import CONSUMING, Writes
-from raft.errors import OutcomeUnknown, Refused
+from raft.errors import NotLeader, OutcomeUnknown, Refused, Stopped
 
 OP = ops.CloseSession(1, False)
 
@@ -108,18 +109,6 @@ async def test_an_entry_is_bounded_in_items():
     assert [len(hint.items) for _, hint, _ in log.proposed] == [3, 3, 1]
 
 
-async def test_observers_hear_before_anybody_is_answered():
-    log, heard = SlowLog(), []
-    writes = Writes(log, Clock(1))
-    writes.observers.append(lambda items, results: heard.append([item.seq for item in items]))
-    for number in (1, 2):
-        submit(writes, number, lambda outcome: heard.append("answer"))
-    await turn()
-    log.land()
-    await turn()
-    assert heard == [[1, 2], "answer", "answer"]
-
-
 async def test_a_refusal_is_an_errno_and_the_next_entry_goes_on():
     log, answers = SlowLog(), []
     writes = Writes(log, Clock(1))
@@ -198,14 +187,129 @@ async def test_stop_answers_everything_that_was_taken():
     assert [getattr(a, "first", None) for a in answers] == [None, 1, 2]
 
 
-async def test_a_bug_in_an_observer_is_fatal_and_everybody_is_told():
+async def test_a_bug_in_making_an_entry_is_fatal_and_everybody_is_told():
     log, answers, fatal = SlowLog(), [], []
-    writes = Writes(log, Clock(1), on_fatal=fatal.append)
-    writes.observers.append(lambda items, results: 1 // 0)
+    clock = Clock(1)
+    writes = Writes(log, clock, on_fatal=fatal.append)
     submit(writes, 1, answers.append)
     await turn()
     submit(writes, 2, answers.append)
+    submit(writes, 3, answers.append)
+    writes._clock_ns = lambda: 1 // 0
     log.land()
     await turn()
     assert [type(error) for error in fatal] == [ZeroDivisionError]
-    assert all(isinstance(a, OutcomeUnknown) for a in answers)
+    assert [type(a) for a in answers] == [Stopped, Stopped, Result]
+
+
+async def test_when_the_reign_ends_everybody_is_told_at_once_and_nothing_more_is_proposed():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1), entry_items=1)
+    for number in (1, 2):
+        submit(writes, number, answers.append)
+    await turn()
+    waiting = asyncio.create_task(writes.call(OP))
+    await turn()
+    writes.end(NotLeader(None))
+    assert [type(a) for a in answers] == [NotLeader, NotLeader]
+    with pytest.raises(NotLeader):
+        await waiting
+    submit(writes, 3, answers.append)
+    log.land()  # it was committed after all; nobody hears of it
+    await turn()
+    assert [type(a) for a in answers] == [NotLeader] * 3
+    assert len(log.proposed) == 1
+    assert writes.queued == 0
+
+
+async def test_a_reign_that_ends_before_its_first_entry_proposes_nothing():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1))
+    submit(writes, 1, answers.append)
+    writes.end(NotLeader(None))  # in the same turn of the loop
+    await turn()
+    assert [type(a) for a in answers] == [NotLeader]
+    assert not log.proposed
+
+
+async def test_a_failure_of_what_was_under_way_is_looked_at_after_the_end():
+    log = SlowLog()
+    writes = Writes(log, Clock(1))
+    submit(writes, 1)
+    await turn()
+    writes.end(NotLeader(None))
+    log.proposed[-1][2].set_exception(NotLeader(None))
+    await turn()  # warnings are errors: an exception that nobody retrieved would be one
+
+
+async def test_given_up_an_entry_stays_under_way_and_the_next_waits_for_it():
+    log, answers, clock = SlowLog(), [], [100.0]
+    writes = Writes(log, Clock(1), clock=lambda: clock[0])
+    assert writes.stalled_s == 0
+    submit(writes, 1, answers.append)
+    await turn()
+    clock[0] += 12
+    assert writes.stalled_s == 12
+    writes.give_up(OutcomeUnknown("no quorum"))
+    assert [type(a) for a in answers] == [OutcomeUnknown]
+    assert writes.stalled_s == 0  # the next who come have their full time
+    submit(writes, 2, answers.append)
+    await turn()
+    assert len(log.proposed) == 1
+    log.land()
+    await turn()
+    log.land()
+    await turn()
+    assert [getattr(a, "first", None) for a in answers] == [None, 2]
+
+
+class Memory:
+    """What the state remembers."""
+
+    def __init__(self):
+        self.results = {}
+
+    def __call__(self, session, seq):
+        return self.results.get((session, seq))
+
+
+MAKE = ops.MkDir(2, b"d", 0, 0, ops.ROOT)
+
+
+async def test_an_op_that_took_effect_before_is_not_refused_when_space_is_short():
+    log, answers, memory = SlowLog(), [], Memory()
+    memory.results[1, 7] = Result(first=7)
+    writes = Writes(log, Clock(1), kept_result=memory)
+    writes.set_space_short("full")
+    writes.submit(Item(1, 7, 0, MAKE), request_of(MAKE), answers.append)  # sent again: the state machine answers
+    writes.submit(Item(1, 8, 0, MAKE), request_of(MAKE), answers.append)
+    await turn()
+    log.land()
+    await turn()
+    assert [(a.errno, a.first) for a in answers] == [(errno.ENOSPC, 0), (0, 7)]
+
+
+async def test_an_op_that_may_still_take_effect_is_not_refused_when_space_is_short():
+    log, answers = SlowLog(), []
+    writes = Writes(log, Clock(1), kept_result=Memory())
+    writes.submit(Item(1, 7, 0, MAKE), request_of(MAKE), answers.append)
+    await turn()
+    writes.set_space_short("full")
+    writes.submit(Item(1, 7, 0, MAKE), request_of(MAKE), answers.append)  # the stream broke, the client came again
+    log.land()
+    await turn()
+    log.land()
+    await turn()
+    assert [a.first for a in answers] == [7, 7]
+
+
+async def test_a_refusal_of_the_log_does_not_hide_the_first_result():
+    log, answers, memory = SlowLog(), [], Memory()
+    memory.results[1, 7] = Result(first=7)
+    writes = Writes(log, Clock(1), kept_result=memory)
+    for seq in (7, 8):
+        writes.submit(Item(1, seq, 0, MAKE), request_of(MAKE), answers.append)
+    await turn()
+    log.proposed[-1][2].set_exception(Refused(errno.ENOSPC, "disk full"))
+    await turn()
+    assert [(a.errno, a.first) for a in answers] == [(0, 7), (errno.ENOSPC, 0)]
