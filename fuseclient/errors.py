@@ -22,8 +22,10 @@ class FsError(Exception):
 
 
 class ClientError(Exception):
-    """Something a user has to mend; the message is complete. `exit_code` is the process's (docs/OPERATING.md)."""
+    """Something a user has to mend; the message is complete. `exit_code` is the process's (docs/OPERATING.md), `errno` that of
+    a server's refusal, 0 where there is none."""
 
-    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+    def __init__(self, message: str, *, exit_code: int = 1, errno: int = 0) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.errno = errno

@@ -16,7 +16,7 @@ import gc
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
@@ -34,6 +34,7 @@ from fuseclient.kernel import mount as kernel_mount
 from fuseclient.kernel.loop import KernelDriver
 from fuseclient.meta_client import MetaClient
 from fuseclient.slice_service import MetaSliceService
+from fuseclient.tls import Access
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -75,6 +76,7 @@ class MountConfig:
     attr_ttl_s: float = 1.0
     entry_ttl_s: float = 1.0
     driver: str = "kernel"
+    access: Access = field(default_factory=Access)
 
     def mount_options(self) -> kernel_mount.MountOptions:
         """The kernel's view of `options`. Raises ClientError."""
@@ -101,7 +103,7 @@ def run_mount(config: MountConfig, ready: Callable[[], None]) -> int:
 async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready: Callable[[], None]) -> int:
     async with contextlib.AsyncExitStack() as stack:
         client = f"{socket.gethostname()}:{config.mountpoint} (process {os.getpid()})"
-        meta = await MetaClient.connect(config.url, client)
+        meta = await MetaClient.connect(config.url, client, access=config.access)
         stack.push_async_callback(meta.close)
         store = await asyncio.to_thread(_open_store, meta.settings.store_url)
         stack.callback(store.close)

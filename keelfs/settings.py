@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from fuseclient.errors import ClientError
+from fuseclient.tls import Access, TlsFiles
 
 
 def config_file() -> Path | None:
@@ -28,7 +29,7 @@ def config_file() -> Path | None:
 
 
 class Settings(BaseSettings):
-    """Every value is text as on the command line; the command that uses it parses it."""
+    """Every value is text as on the command line (but for switches); the command that uses it parses it."""
 
     model_config = SettingsConfigDict(env_prefix="KEELFS_", extra="forbid")
 
@@ -42,8 +43,21 @@ class Settings(BaseSettings):
     attr_timeout: str = "1s"
     entry_timeout: str = "1s"
     driver: str = "kernel"
+    tls_ca: str = ""  # PEM files: the cluster's authority, and what this client shows; without any, plain text
+    tls_cert: str = ""
+    tls_key: str = ""
+    insecure: bool = False  # plain text to other machines
     log_level: str = "info"
     log_format: str = "console"
+
+    def tls_files(self) -> TlsFiles | None:
+        """Raises ClientError when the parts do not fit together."""
+        return TlsFiles.given(self.tls_ca, self.tls_cert, self.tls_key)
+
+    def access(self) -> Access:
+        """How this client may talk to nodes. Raises ClientError when the files cannot be used."""
+        files = self.tls_files()
+        return Access(files.context() if files is not None else None, self.insecure)
 
     @classmethod
     def settings_customise_sources(

@@ -54,19 +54,21 @@ def url_of(source: str) -> VolumeUrl:
     return VolumeUrl.parse(source)
 
 
-def server_admin_address(server: str, override: str) -> str:
-    """The admin address for `server`: a keel:// URL with or without volume, a path on a mount, host:port, or '' for the
-    configured server."""
+def server_admin_addresses(server: str, override: str) -> tuple[str, ...]:
+    """The admin addresses for `server`: a keel:// URL with or without volume, a path on a mount, host:port[,host:port...], or
+    '' for the configured server."""
     override = override or settings().admin
-    return override or admin_address(_server_address(server))
+    if override:
+        return tuple(str(parse_address(part)) for part in override.split(","))
+    return tuple(admin_address(address) for address in _server_addresses(server))
 
 
-def _server_address(server: str) -> Address:
+def _server_addresses(server: str) -> tuple[Address, ...]:
     if server.startswith(SCHEME):
-        return parse_address(server[len(SCHEME) :].partition("/")[0].split(",")[0])
+        return tuple(parse_address(part) for part in server[len(SCHEME) :].partition("/")[0].split(","))
     if "/" in server or os.path.lexists(server):
         mount = mount_of(Path(server))
         if mount is None:
             raise ClientError(f"{server} is not on a KeelFS mount; name a keel:// URL or host:port", exit_code=ExitCode.USAGE)
-        return url_of(mount.source).addresses[0]
-    return parse_address(server or settings().listen)
+        return url_of(mount.source).addresses
+    return tuple(parse_address(part) for part in (server or settings().listen).split(","))

@@ -15,7 +15,7 @@ from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
 from keelfs.console import emit_fields, emit_json, emit_table, size_text, time_text
 from keelfs.exit_codes import ExitCode
-from keelfs.target import mount_of, server_admin_address, url_of
+from keelfs.target import mount_of, server_admin_addresses, url_of
 
 if TYPE_CHECKING:
     from protos import admin_pb2
@@ -120,7 +120,7 @@ def info(
             ino = os.lstat(what).st_ino
         except OSError as error:
             raise ClientError(f"{what}: {error.strerror}") from error
-    with admin(server_admin_address(url, admin_at)) as client:
+    with admin(server_admin_addresses(url, admin_at)) as client:
         facts = describe(client.inode_info(target.volume, path=path, ino=ino))
     if as_json:
         emit_json(facts)

@@ -78,6 +78,7 @@ def mount(
             attr_ttl_s=parse_duration(attr_timeout or defaults.attr_timeout),
             entry_ttl_s=parse_duration(entry_timeout or defaults.entry_timeout),
             driver=driver or defaults.driver,
+            access=defaults.access(),
         )
 
         def on_ready() -> None:

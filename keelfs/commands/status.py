@@ -8,7 +8,7 @@ import typer
 
 from keelfs.admin_client import admin
 from keelfs.console import emit_fields, emit_json, emit_table, size_text
-from keelfs.target import server_admin_address
+from keelfs.target import server_admin_addresses
 
 if TYPE_CHECKING:
     from protos import admin_pb2
@@ -29,7 +29,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Show a server's role, log, store and sessions."""
-    with admin(server_admin_address(server, admin_at)) as client:
+    with admin(server_admin_addresses(server, admin_at)) as client:
         reply = client.status()
     if as_json:
         emit_json(describe(reply))

@@ -11,7 +11,7 @@ from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
 from keelfs.console import emit_fields, emit_json, emit_table, say, size_text, time_text
 from keelfs.quantity import parse_size
-from keelfs.target import server_admin_address
+from keelfs.target import server_admin_addresses
 
 if TYPE_CHECKING:
     from protos import admin_pb2
@@ -72,7 +72,7 @@ def format_volume(
         "capacity_bytes": parse_size(capacity),
         "capacity_inodes": inodes,
     }
-    with admin(server_admin_address(url, admin_at)) as client:
+    with admin(server_admin_addresses(url, admin_at)) as client:
         made = create_volume(client, target.volume, wanted)
     if not as_json:
         say(f"volume {made.name} is ready; mount it with: keelfs mount {url} MOUNTPOINT")
@@ -82,7 +82,7 @@ def format_volume(
 @app.command("list")
 def list_volumes(server: ServerArgument = "", admin_at: AdminOption = "", as_json: JsonOption = False) -> None:
     """List the volumes of a cluster."""
-    with admin(server_admin_address(server, admin_at)) as client:
+    with admin(server_admin_addresses(server, admin_at)) as client:
         volumes = client.volumes()
     if as_json:
         emit_json([describe(volume) for volume in volumes])
@@ -97,7 +97,7 @@ def list_volumes(server: ServerArgument = "", admin_at: AdminOption = "", as_jso
 @app.command("show")
 def show_volume(url: UrlArgument, admin_at: AdminOption = "", as_json: JsonOption = False) -> None:
     """Show one volume's settings and usage."""
-    with admin(server_admin_address(url, admin_at)) as client:
+    with admin(server_admin_addresses(url, admin_at)) as client:
         _show(client.volume(VolumeUrl.parse(url).volume), as_json)
 
 
@@ -111,7 +111,7 @@ def destroy_volume(
 ) -> None:
     """Destroy a volume and delete its objects. This cannot be undone."""
     name = VolumeUrl.parse(url).volume
-    with admin(server_admin_address(url, admin_at)) as client:
+    with admin(server_admin_addresses(url, admin_at)) as client:
         volume = client.volume(name)
         if not yes:
             typer.confirm(
