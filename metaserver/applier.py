@@ -6,6 +6,8 @@ the replicator stops on it, because a state that cannot be explained must not be
 Snapshots and marks are views of the store between two entries (store/view.py); they stop nothing. Installing one builds the
 new state in a file beside the old one, in a worker thread, and then puts it in place in one step on the loop. Until then the
 old state answers queries; entries and checkpoints must not come (the replicator sees to the one, `paused` to the other).
+
+Below the log nobody knows the store's errors. What leaves the state as it was becomes an OSError here.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from metaserver.core.entry import Entry, Item, Result
 from metaserver.core.errors import CorruptState
 from metaserver.store import state_stream
 from metaserver.store.api import check_applied, check_digest
-from metaserver.store.errors import StoreError
+from metaserver.store.errors import StoreClosed, StoreDenied, StoreError, StoreFull
 from metaserver.store.marks import Marks, StateDigest
 from metaserver.store.memory_store import MemoryStore
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 #: Captures that may be open at once: each keeps the store's file from reusing pages.
 CAPTURES_MAX: Final = 4
 
-#: So long a capture may live, at most; what reads it then gets StoreError.
+#: So long a capture may live, at most; what reads it then gets OSError.
 CAPTURE_LIFE_S: Final = 900.0
 
 
@@ -61,12 +63,14 @@ class StateCapture:
         return self._view is None
 
     def chunks(self) -> Iterator[bytes]:
-        """Closes the capture when it is through. Raises StoreError, also when it was closed before."""
+        """Closes the capture when it is through. Raises OSError, with ECANCELED when it was closed before."""
         view = self._view
-        if view is None:
-            raise StoreError("the capture was closed")
         try:
+            if view is None:
+                raise StoreClosed("the capture was closed")
             yield from state_stream.encode(view.pairs())
+        except StoreError as error:
+            raise _os_error(error) from error
         finally:
             self.close()
 
@@ -121,9 +125,14 @@ class Applier:
         self._store.skip(index)
 
     def mark(self, index: int, payload: bytes) -> None:
-        """The payload is for people; nothing depends on it."""
+        """The payload is for people; nothing depends on it. A state that cannot be digested is no reason to stop."""
         self._store.skip(index)
-        self._marks.add(self._store.view())
+        try:
+            view = self._store.view()
+        except StoreError as error:
+            self._marks.refuse(index, str(error))
+        else:
+            self._marks.add(view)
 
     async def state_digest(self, index: int) -> StateDigest:
         """The digest of the whole state at the marker `index`. Waits until that is applied and digested, so give it a deadline.
@@ -131,18 +140,21 @@ class Applier:
         return await self._marks.digest(index, self._store.index_applied)
 
     async def capture(self) -> StateCapture:
-        """The state as it is now. Raises OSError(EBUSY) when too many are open, StoreError."""
+        """The state as it is now. Raises OSError: EBUSY when too many are open."""
         self._captures = [capture for capture in self._captures if not capture.closed]
         if len(self._captures) >= CAPTURES_MAX:
             raise OSError(errno.EBUSY, f"{CAPTURES_MAX} snapshots are being taken already")
-        capture = StateCapture(self._store.view())
+        try:
+            capture = StateCapture(self._store.view())
+        except StoreError as error:
+            raise _os_error(error) from error
         self._captures.append(capture)
         asyncio.get_running_loop().call_later(self._capture_life_s, capture.close)
         return capture
 
     async def install(self, index: int, digest: bytes, chunks: Iterator[bytes]) -> None:
-        """See raft.api. Raises ValueError (and whatever `chunks` raises) or StoreFull: the old state stays and nothing is left
-        of the new one; so it is when the caller is cancelled. Any other StoreError: unknown which state the disk has; stop.
+        """See raft.api. Raises ValueError, OSError (and whatever `chunks` raises): the old state stays and nothing is left of
+        the new one; so it is when the caller is cancelled. StoreError: nobody knows which state the disk has; stop.
 
         Views end: captures that are read and marks that are computed meanwhile fail.
         """
@@ -152,9 +164,11 @@ class Applier:
             incoming = await self._receive(index, digest, chunks)
             try:
                 self._store.adopt(incoming)
-            except BaseException:
+            except StoreError as error:
+                if incoming.adopted:
+                    raise
                 incoming.discard()
-                raise
+                raise _os_error(error) from error
         self._marks.passed(index)
 
     async def close(self) -> None:
@@ -179,23 +193,43 @@ class Applier:
 
 
 def _receive(store: Store, index: int, digest: bytes, chunks: Iterator[bytes], stop: threading.Event) -> Incoming:
-    """Write the state beside the one in use; in a worker thread."""
+    """Write the state beside the one in use, all of it or nothing; in a worker thread."""
+    try:
+        return _write_incoming(store, index, digest, chunks, stop)
+    except StoreError as error:
+        raise _os_error(error) from error
+
+
+def _write_incoming(store: Store, index: int, digest: bytes, chunks: Iterator[bytes], stop: threading.Event) -> Incoming:
     incoming = store.receive(index, digest)
     about = MemoryStore()
     try:
         for run in state_stream.decode(chunks):
             if stop.is_set():
-                raise StoreError("nobody waits for the state any more")
+                raise StoreClosed("nobody waits for the state any more")
             incoming.add(run)
             for key, value in run:
                 if key == keys.FORMAT:
                     about.put(key, value)
         machine.require_format(about)
         incoming.finish()
-    except CorruptState as error:
+    except BaseException as error:
         incoming.discard()
-        raise ValueError(f"not a state that this program knows: {error}") from error
-    except BaseException:
-        incoming.discard()
+        if isinstance(error, CorruptState):
+            raise ValueError(f"not a state that this program knows: {error}") from error
         raise
     return incoming
+
+
+def _os_error(error: StoreError) -> OSError:
+    """The same for those who do not know the store."""
+    match error:
+        case StoreFull():
+            number = errno.ENOSPC
+        case StoreDenied():
+            number = errno.EACCES
+        case StoreClosed():
+            number = errno.ECANCELED
+        case _:
+            number = errno.EIO
+    return OSError(number, str(error))

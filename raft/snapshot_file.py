@@ -354,11 +354,12 @@ class IncomingSnapshot:
             self.discard()
             raise
         self._disk.rename(self._path, self._target)
+        self._path = self._target
         self._disk.sync_directory(self._directory)
         return SnapshotInfo(self._target, header.index, header.term, self._size, self._checksum)
 
     def discard(self) -> None:
-        """Give it up, and the space. Raises OSError."""
+        """Give it up, and the space; after `complete` too. Raises OSError."""
         self.close()
         _remove_if_there(self._disk, self._path)
 

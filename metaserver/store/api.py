@@ -25,7 +25,11 @@ Pair = tuple[bytes, bytes]
 
 
 class Incoming(Protocol):
-    """Another state on its way in, beside the one that is there. For a worker thread, all but `adopt` of the store."""
+    """Another state on its way in, beside the one that is there. For a worker thread."""
+
+    @property
+    def adopted(self) -> bool:
+        """It was put in the place of the old one. If `adopt` failed then, nobody knows which of them a restart finds."""
 
     def add(self, run: list[Pair], /) -> None:
         """Pairs in ascending order, behind those before. Raises StoreFull, StoreError."""
@@ -69,7 +73,7 @@ class Store(WriteTxn, Protocol):
         """Become what `incoming`, which is finished, holds: all that is here is dropped, `index_applied` and `index_durable`
         are its index, and views end. A crash at any moment leaves one or the other. Bound methods stay valid, scans do not.
 
-        Nothing else may be under way: no checkpoint, no entry. StoreFull: nothing has happened. StoreError: it may have.
+        Nothing else may be under way: no checkpoint, no entry. After StoreError `incoming.adopted` says whether it happened.
         """
 
     def snapshot_scan(self) -> Iterator[tuple[bytes, bytes]]:

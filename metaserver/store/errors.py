@@ -28,6 +28,10 @@ class StoreBusy(StoreError):
     """Another process, or another object in this one, has the store open for writing."""
 
 
+class StoreClosed(StoreError):
+    """The view was closed: it lived too long, the state was replaced, or the store is being closed. Take another one."""
+
+
 class StoreDenied(StoreError):
     """The operating system does not let this user read or write the files."""
 

@@ -41,8 +41,9 @@ class IncomingFile:
         self._env: lmdb.Environment | None = None
         self._keys = 1  # the record's
         self._uncommitted = self._unsynced = 0
-        self._mine = True
         self.finished = False
+        #: The file has its final name; what is at `path` from then on is another's.
+        self.adopted = False
         try:
             with translated(path):
                 path.unlink(missing_ok=True)
@@ -102,13 +103,9 @@ class IncomingFile:
                 txn.abort()
         if env is not None:
             env.close()
-        if self._mine:
+        if not self.adopted:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
-
-    def moved(self) -> None:
-        """The file has its final name; what is at `path` from now on is another's."""
-        self._mine = False
 
     def _open(self) -> tuple[lmdb.Environment, lmdb.Transaction[bytes]]:
         if self._env is None or self._txn is None:

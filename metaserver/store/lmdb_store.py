@@ -31,7 +31,7 @@ import lmdb
 from metaserver.store import data_file, record
 from metaserver.store.api import KEY_MAX, RESERVED_BYTE, check_key
 from metaserver.store.dense_writer import DenseWriter
-from metaserver.store.errors import StoreBusy, StoreCorrupt, StoreError, StoreMissing
+from metaserver.store.errors import StoreBusy, StoreClosed, StoreCorrupt, StoreError, StoreMissing
 from metaserver.store.incoming import IncomingFile
 from metaserver.store.lmdb_errors import translate, translated
 from metaserver.store.pacing import rest, sorted_runs
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 MAP_BYTES: Final = 1 << 40
 
 _FIRST_KEY: Final = bytes([RESERVED_BYTE + 1])
+
+#: A reader takes no more values at once than this, and one.
+_READ_BYTES: Final = 1 << 20
 
 
 class StoreStat(NamedTuple):
@@ -217,11 +220,14 @@ class LmdbStore:
         with translated(self._path):
             lock.unlink(missing_ok=True)
             incoming.path.rename(self._data)
-            incoming.moved()
-            lock.unlink(missing_ok=True)
-            data_file.sync(self._path)
-            self._end_readers()
-            self._env.close()
+            incoming.adopted = True
+            try:
+                lock.unlink(missing_ok=True)
+                data_file.sync(self._path)
+            finally:
+                # Also after an error: what would be written here now goes into a file without a name, and counts as durable.
+                self._end_readers()
+                self._env.close()
             self._env = data_file.environment(self._data, self._map_bytes, readonly=False)
             self._txn = self._env.begin()
             self._record = self._read_record()
@@ -305,15 +311,22 @@ class DiskReader:
         self._closed = False
 
     def read(self, count: int) -> list[Pair]:
-        """The next `count` pairs in key order, fewer at the end. Raises StoreError."""
+        """The next `count` pairs in key order, fewer at the end and where values are large. Raises StoreError."""
         with self._lock:
             if self._closed:
-                raise StoreError(f"{self._path}: the view of the state was closed")
+                raise StoreClosed(f"{self._path}: the view of the state was closed")
             with translated(self._path):
                 if self._items is None:
                     cursor = self._txn.cursor()
                     self._items = cursor.iternext() if cursor.set_range(_FIRST_KEY) else iter(())
-                return list(islice(self._items, count))
+                pairs: list[Pair] = []
+                size = 0
+                for pair in islice(self._items, count):
+                    pairs.append(pair)
+                    size += len(pair[1])
+                    if size >= _READ_BYTES:
+                        break
+                return pairs
 
     def close(self) -> None:
         """Idempotent; any thread. Waits for a `read` that is under way: some hundred microseconds."""

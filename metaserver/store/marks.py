@@ -69,6 +69,11 @@ class Marks:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="marks")
 
+    def refuse(self, index: int, reason: str) -> None:
+        """The state at `index` cannot be digested."""
+        self._marks.setdefault(index, _Mark()).settle(None, reason)
+        self._forget_oldest()
+
     async def digest(self, index: int, index_applied: int) -> StateDigest:
         """The digest at the mark `index`; waits until it is reached and computed. LookupError: there is none, or no longer."""
         mark = self._marks.get(index)

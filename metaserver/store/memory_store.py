@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from metaserver.store.api import KEY_MAX, RESERVED_BYTE, check_applied, check_digest, check_key
 from metaserver.store.chain import DELETED, NO_DIGEST, fold
-from metaserver.store.errors import StoreError
+from metaserver.store.errors import StoreClosed
 from metaserver.store.view import View
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class MemoryStore:
         self._writes += 1
         self._index_applied = self._index_durable = incoming.index
         self._digest = incoming.digest
+        incoming.adopted = True
 
     def snapshot_scan(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(sorted(self._values.items()))
@@ -135,7 +136,7 @@ class _Pairs:
 
     def read(self, count: int) -> list[Pair]:
         if self._pairs is None:
-            raise StoreError("the view of the state was closed")
+            raise StoreClosed("the view of the state was closed")
         self._at += count
         return self._pairs[self._at - count : self._at]
 
@@ -150,7 +151,7 @@ class IncomingPairs:
         self.index = index
         self.digest = digest
         self.values: dict[bytes, bytes] = {}
-        self.finished = False
+        self.finished = self.adopted = False
 
     def add(self, run: list[Pair]) -> None:
         self.values.update(run)

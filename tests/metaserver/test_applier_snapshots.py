@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import threading
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,7 @@ async def test_a_capture_is_the_state_of_its_index_whatever_follows(node: Node) 
     chunks = await asyncio.to_thread(lambda: list(capture.chunks()))
     assert chunks == stream_of(node.history[50])
     assert capture.closed
-    with pytest.raises(StoreError, match="closed"):
+    with pytest.raises(OSError, match="closed"):
         next(capture.chunks())
 
 
@@ -244,7 +245,7 @@ async def test_captures_are_bounded_in_number_and_life(layered: Node) -> None:
     short = Applier(layered.store, write_all, capture_life_s=0.0)
     capture = await short.capture()
     await until(lambda: capture.closed)
-    with pytest.raises(StoreError, match="closed"):
+    with pytest.raises(OSError, match="closed"):
         list(capture.chunks())
 
 
@@ -333,8 +334,9 @@ async def test_views_end_when_the_state_is_replaced(layered: Node, other: Node) 
     other.apply(700)
     new = await other.applier.capture()
     await layered.applier.install(new.index, new.digest, new.chunks())
-    with pytest.raises(StoreError, match="view of the state was closed"):
+    with pytest.raises(OSError, match="view of the state was closed") as ended:
         list(chunks)
+    assert ended.value.errno == errno.ECANCELED
     assert capture.closed
 
 
@@ -403,6 +405,76 @@ async def test_the_index_does_not_go_back_and_the_digest_has_its_length(node: No
     assert (pairs_of(node.store), node.applier.digest) == ({}, NO_DIGEST)
 
 
+@pytest.mark.parametrize(("error", "number"), [(StoreFull("no room"), errno.ENOSPC), (StoreError("bad disk"), errno.EIO)])
+@pytest.mark.parametrize("step", ["receive", "adopt"])
+async def test_what_leaves_the_old_state_is_an_os_error(
+    layered: Node, monkeypatch: pytest.MonkeyPatch, step: str, error: StoreError, number: int
+) -> None:
+    """So that the replicator, which does not know the store, can go on."""
+    layered.apply(5)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(layered.store, step, fail)
+        with pytest.raises(OSError, match=str(error)) as refused:
+            await layered.applier.install(9, NO_DIGEST, iter(stream_of({})))
+    assert refused.value.errno == number
+    assert (layered.store.index_applied, pairs_of(layered.store)) == (5, layered.model)
+
+
+@pytest.mark.parametrize("step", ["sync", "environment"])
+async def test_after_a_failure_behind_the_rename_nothing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Above all no checkpoint: it would go into the old file, which has no name any more, and the log would be trimmed."""
+    node = Node(LayeredStore.open(tmp_path / "state"))
+    node.apply(5)
+    incoming_of = node.store.receive
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+    def receive(*args: Any) -> Any:
+        incoming = incoming_of(*args)
+        finish = incoming.finish
+        monkeypatch.setattr(
+            incoming, "finish", lambda: (finish(), monkeypatch.setattr(f"metaserver.store.data_file.{step}", fail))
+        )
+        return incoming
+
+    monkeypatch.setattr(node.store, "receive", receive)
+    with pytest.raises(StoreError, match="bad disk"):
+        await node.applier.install(9, NO_DIGEST, iter(stream_of({b"Inew": b"1"})))
+    with pytest.raises(StoreError):
+        node.store.get(b"Inew")
+    await node.checkpointer.close()
+    assert len(node.failures) == 1
+    await node.applier.close()
+    node.store.close()
+    monkeypatch.undo()
+    reopened = LayeredStore.open(tmp_path / "state")
+    assert (pairs_of(reopened), reopened.index_applied) == ({b"Inew": b"1"}, 9)
+    reopened.close()
+
+
+async def test_a_state_that_cannot_be_digested_stops_nothing(layered: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    layered.apply(5)
+
+    def fail() -> None:
+        raise StoreError("too many readers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(layered.store, "view", fail)
+        mark = layered.mark()
+        with pytest.raises(OSError, match="too many readers"):
+            await layered.applier.capture()
+    with pytest.raises(LookupError, match="too many readers"):
+        await layered.applier.state_digest(mark)
+    assert (await layered.applier.state_digest(layered.mark())).keys == len(layered.model)
+
+
 async def test_an_error_of_the_source_passes_through(layered: Node, tmp_path: Path) -> None:
     layered.apply(5)
 
@@ -456,7 +528,7 @@ async def test_a_store_may_be_closed_while_a_capture_is_read(layered: Node) -> N
     await until(begun.is_set)
     layered.store.close()
     async with asyncio.timeout(DEADLINE_S):
-        with pytest.raises(StoreError):
+        with pytest.raises(OSError, match="closed"):
             await reading
 
 

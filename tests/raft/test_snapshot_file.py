@@ -240,6 +240,8 @@ def test_what_is_received_is_the_file(tmp_path: Path, large: tuple[SnapshotInfo,
     assert [path.name for path in tmp_path.iterdir()] == [file_name(1000, 7)]
     with pytest.raises(OSError, match="completed"):
         taking.write(0, b"x")
+    taking.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_next_piece_is_taken(large: tuple[SnapshotInfo, bytes]) -> None:
