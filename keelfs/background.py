@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from fuseclient.errors import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _READY: Final = b"ready\n"
@@ -44,8 +44,11 @@ class Ready:
             self._fd = -1
 
 
-def spawn(arguments: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
-    """`keelfs ARGUMENTS` in a session of its own, returned as soon as it is ready. Raises ClientError with its reason."""
+def spawn(arguments: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """`keelfs ARGUMENTS` in a session of its own, returned as soon as it is ready. Raises ClientError with its reason.
+
+    `env`: what is set beside this process's environment.
+    """
     read_end, write_end = os.pipe()
     try:
         output = open(log, "ab") if log is not None else None  # noqa: SIM115 - inherited by the child
@@ -61,6 +64,7 @@ def spawn(arguments: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]
             stderr=output,
             pass_fds=[write_end],
             start_new_session=True,
+            env={**os.environ, **(env or {})},
         )
     finally:
         os.close(write_end)

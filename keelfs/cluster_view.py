@@ -138,9 +138,9 @@ def _ask(address: str, connect: Callable[[str], AbstractContextManager[Node]]) -
 
 def _told(answers: dict[str, _Answer]) -> admin_pb2.MembersReply | None:
     """The reply that counts: the leader's, else that of the highest term. Of the cluster that the first answer belongs to."""
-    replies = [answer.members for answer in answers.values() if answer.members is not None]
-    replies = [reply for reply in replies if reply.cluster_id == replies[0].cluster_id]
-    return max(replies, key=lambda reply: (reply.term, reply.leader == reply.name, reply.name), default=None)
+    replies = [reply for answer in answers.values() if (reply := answer.members) is not None]
+    same = [reply for reply in replies if reply.cluster_id == replies[0].cluster_id]
+    return max(same, key=lambda reply: (reply.term, reply.leader == reply.name, reply.name), default=None)
 
 
 def _nobody(answers: dict[str, _Answer]) -> str:
@@ -155,10 +155,13 @@ def _view(known: admin_pb2.MembersReply, answers: dict[str, _Answer]) -> Cluster
 
 
 def _node(cluster_id: str, member: admin_pb2.MemberStatus, answer: _Answer | None, led: bool) -> NodeView:
-    found, why = (answer.status, answer.why) if answer is not None else (None, "")
-    if found is not None and found.cluster_id != cluster_id:
-        found, why = None, f"a node of the cluster {found.cluster_id} answers there"
-    status = found or admin_pb2.StatusReply()
+    status = admin_pb2.StatusReply()
+    answers, why = False, answer.why if answer is not None else ""
+    if answer is not None and answer.status is not None:
+        if answers := answer.status.cluster_id == cluster_id:
+            status = answer.status
+        else:
+            why = f"a node of the cluster {answer.status.cluster_id} answers there"
     return NodeView(
         name=member.name,
         incarnation=member.incarnation,
@@ -166,7 +169,7 @@ def _node(cluster_id: str, member: admin_pb2.MemberStatus, answer: _Answer | Non
         admin=member.admin,
         peer=member.peer,
         voter=member.voter,
-        answers=found is not None,
+        answers=answers,
         why=why,
         reachable=led and member.reachable,
         lag=member.lag if led else None,

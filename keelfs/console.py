@@ -6,17 +6,18 @@ by rich).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -95,3 +96,19 @@ def progress(description: str) -> Progress:
         transient=True,
         disable=not err.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def byte_progress(description: str, total: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """The same for bytes. Gives a function that is called with how many more there are, and how many there will be in all."""
+    with Progress(
+        TextColumn(description),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count, size: bar.update(task, advance=count, total=size)

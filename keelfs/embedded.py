@@ -7,6 +7,7 @@ server's address, kept so that the volume's URL stays the same from one start to
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -24,18 +25,32 @@ if TYPE_CHECKING:
 
 VOLUME: Final = "main"
 _STOP_TIMEOUT_S: Final = 60.0
+_PORT_MIN, _PORT_MAX = 10_000, 32_000
 
 
 def free_port_pair() -> int:
     """A port on loopback such that it and the next one are free now."""
-    for _ in range(64):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
-    raise ClientError("no two neighbouring ports are free on 127.0.0.1")
+    return free_ports(1, 2)[0]
+
+
+def free_ports(count: int, run: int) -> list[int]:
+    """Ports on loopback, each the first of `run` neighbours that are free now, none of them in two runs.
+
+    They lie below those that the kernel gives to outgoing connections, which could take them between two starts.
+    """
+    draw = random.SystemRandom()
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        for _ in range(1000):
+            port = draw.randrange(_PORT_MIN, _PORT_MAX - run)
+            with contextlib.ExitStack() as these, contextlib.suppress(OSError):
+                for number in range(port, port + run):
+                    these.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                held.enter_context(these.pop_all())
+                found.append(port)
+                if len(found) == count:
+                    return found
+    raise ClientError(f"there are not {count} times {run} neighbouring ports free on 127.0.0.1")
 
 
 class Embedded:
@@ -84,11 +99,11 @@ class Embedded:
     def unmount(self) -> None:
         """End the mount after everything written is stored."""
         child, self._mount = self._mount, None
-        _stop(child)
+        stop_child(child)
 
     def stop_server(self) -> None:
         child, self._server = self._server, None
-        _stop(child)
+        stop_child(child)
 
     def stop(self) -> None:
         """Both; the volume stays."""
@@ -106,18 +121,20 @@ class Embedded:
 
     def __enter__(self) -> Self:
         # A polite end of this process must reach the children too.
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """A signal handler: end as after Ctrl-C."""
     raise KeyboardInterrupt
 
 
-def _stop(child: subprocess.Popen[bytes] | None) -> None:
+def stop_child(child: subprocess.Popen[bytes] | None) -> None:
+    """SIGTERM, and after a minute SIGKILL; returns when it has ended."""
     if child is None or child.poll() is not None:
         return
     child.send_signal(signal.SIGTERM)

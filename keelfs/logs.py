@@ -42,3 +42,16 @@ def configure_logs(level: str, form: str, path: Path | None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Forward()], force=True)  # others' libraries are chatty
+    logging.getLogger("raft").setLevel(LEVELS[level])
+
+
+class _Forward(logging.Handler):
+    """What `raft` and libraries say through the standard library's logging looks like the rest."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            logger = structlog.get_logger(record.name)
+            logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
+        except Exception:
+            self.handleError(record)

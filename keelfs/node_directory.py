@@ -1,7 +1,7 @@
 """A data directory becomes a cluster's node: founding, joining, restoring a snapshot, surviving alone. Offline, no server runs.
 
-The steps are raft's (founding.py, survivor.py) and the store's; here they are put in an order in which a crash or a refusal leaves
-a directory on which the same command can be given again, and what goes wrong becomes a message for people.
+The steps are raft's (founding.py, survivor.py) and the store's; here they are put in an order in which a crash or a refusal
+leaves a directory on which the same command can be given again, and what goes wrong becomes a message for people.
 
 - `node.json` is written before the step that makes the directory a node's, and taken back when that step is refused.
 - An unfinished restore is marked by a file, and nothing starts on it.
@@ -31,6 +31,7 @@ from raft.certificates import CertificateError
 from raft.disk import RealDisk
 from raft.errors import LogCorrupt, Refused, ReplicationError
 from raft.founding import STATE_NAME, found_cluster, join_cluster
+from raft.matching import SINGLE_TERM
 from raft.snapshot_file import SnapshotDamaged, SnapshotReader
 from raft.tls import own_principal, server_context
 
@@ -97,13 +98,12 @@ def found(directory: Path, made: NodeSettings) -> Membership:
         return _found(directory, made, state_index(directory))
 
 
-def _found(directory: Path, made: NodeSettings, index: int, term: int | None = None) -> Membership:
+def _found(directory: Path, made: NodeSettings, index: int, term: int = SINGLE_TERM) -> Membership:
     disk = RealDisk()
     path = os.fspath(directory)
     disk.make_directory(path)
     identity = identities.load_or_create(disk, path)
-    terms = {} if term is None else {"state_term": term}
-    return found_cluster(disk, path, made.member(identity.node_id), state_index=index, **terms)
+    return found_cluster(disk, path, made.member(identity.node_id), state_index=index, state_term=term)
 
 
 def join(directory: Path, made: NodeSettings, cluster_id: str) -> Identity:

@@ -5,8 +5,8 @@
      "tls_ca": "/etc/keelfs/ca.crt", "tls_cert": "/etc/keelfs/n1.crt", "tls_key": "/etc/keelfs/n1.key", "insecure": false}
 
 Rules:
-- It is written once, by `cluster init`, `cluster add` and `snapshot restore`, as a whole and durably. People may edit it while the
-  node is down; what they break is named, key by key.
+- It is written once, by `cluster init`, `cluster add` and `snapshot restore`, as a whole and durably. People may edit it while
+  the node is down; what they break is named, key by key.
 - A flag of `keelfs server` counts more than it, and it more than the site's settings.
 - An address that others are told (`told_*`) is the advertised one, else the one that is listened on. The cluster's log has it
   too, since the node was added: to change it, the node is removed and added anew.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fuseclient.errors import ClientError
@@ -32,6 +31,8 @@ from raft.membership import Member
 from raft.tls import TlsFiles
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from raft.disk import Disk
 
 FILE_NAME: Final = "node.json"
