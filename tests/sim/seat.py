@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from raft.base import Base, BaseFile
 from raft.errors import LogCorrupt, ReplicationError
-from raft.hard_state import HardStateFile
+from raft.founding import join_cluster
 from raft.membership import Member, Membership
+from raft.reserve import Reserve
 from tests.raft.faulty_disk import PowerLoss
 from tests.sim.disk import SimDisk
 from tests.sim.process import Process
@@ -56,8 +57,9 @@ class Seat:
 
     def prepare(self, membership: Membership) -> None:
         """An empty directory becomes one of the first nodes of a cluster, or, without members, one that is to join."""
-        HardStateFile(self.disk, DIRECTORY)
-        BaseFile(self.disk, DIRECTORY).save(Base(membership))
+        join_cluster(self.disk, DIRECTORY, CLUSTER_ID, lambda: uuid.UUID(self.incarnation))
+        if membership.members:
+            BaseFile(self.disk, DIRECTORY, Reserve(self.disk, DIRECTORY)).save(Base(membership))
         self.setting.laws.new_disk(self.name)
 
     def replace_disk(self) -> None:
