@@ -32,8 +32,13 @@ DELETED: Final = b"\0"
 
 _HEAD: Final = struct.Struct(">QI")
 
+#: To be copied: that takes half the time of making one.
+_FRESH: Final = blake2b(digest_size=DIGEST_BYTES)
+
 
 def fold(digest: bytes, index: int, writes: Sequence[bytes]) -> bytes:
-    """The digest after the entry at `index`. One call of the hash whatever the entry's size: this runs for every entry."""
+    """The digest after the entry at `index`. One update of the hash whatever the entry's size: this runs for every entry."""
     lengths = array("I", map(len, writes)).tobytes()  # little-endian, as LMDB's files and every machine they are made on
-    return blake2b(b"".join((digest, _HEAD.pack(index, len(writes)), lengths, *writes)), digest_size=DIGEST_BYTES).digest()
+    state = _FRESH.copy()
+    state.update(b"".join((digest, _HEAD.pack(index, len(writes)), lengths, *writes)))
+    return state.digest()
