@@ -164,11 +164,11 @@ class Applier:
             incoming = await self._receive(index, digest, chunks)
             try:
                 self._store.adopt(incoming)
-            except StoreError as error:
-                if incoming.adopted:
-                    raise
+            except BaseException as error:
                 incoming.discard()
-                raise _os_error(error) from error
+                if isinstance(error, StoreError) and not incoming.adopted:
+                    raise _os_error(error) from error
+                raise
         self._marks.passed(index)
 
     async def close(self) -> None:

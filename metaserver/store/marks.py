@@ -111,6 +111,8 @@ class Marks:
                 state, keys = await asyncio.to_thread(state_stream.digest_of, view.pairs())
             except StoreError as error:
                 self._give_up(view, str(error))
+            except Exception as error:  # whoever asks is told; nothing else depends on it
+                self._give_up(view, f"{type(error).__name__}: {error}")
             else:
                 self._settle(view, StateDigest(view.index, state, view.digest, keys))
             finally:

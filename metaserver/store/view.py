@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from metaserver.store.pacing import STRETCH_KEYS, rest, sorted_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from metaserver.store.api import Pair
     from metaserver.store.overlay import Change
@@ -36,7 +36,8 @@ class Source(Protocol):
 class View:
     """`pairs` is for one thread and once; `close` for any."""
 
-    def __init__(self, source: Source, changes: Mapping[bytes, bytes | None], index: int, digest: bytes) -> None:
+    def __init__(self, source: Source, changes: dict[bytes, bytes | None], index: int, digest: bytes) -> None:
+        """`changes` is the view's own."""
         self._source = source
         self._changes = changes
         self.index = index
@@ -46,7 +47,11 @@ class View:
         """Everything in key order. Rests now and then for the loop's sake (pacing.py). StoreError when closed meanwhile."""
         changes = self._changes
         upper = ((key, changes[key]) for key in chain.from_iterable(sorted_runs(changes)))
-        return merge(upper, self._below())
+        yield from merge(upper, self._below())
+        while changes:  # bit by bit, as Overlay.dissolve
+            for _ in range(min(len(changes), STRETCH_KEYS)):
+                changes.popitem()
+            rest()
 
     def close(self) -> None:
         self._source.close()

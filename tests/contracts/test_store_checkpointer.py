@@ -295,6 +295,39 @@ async def test_close_makes_the_rest_durable_and_ends_the_thread(rig: Rig) -> Non
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
 
 
+async def test_while_paused_nothing_is_written(rig: Rig) -> None:
+    checkpointer = rig.checkpointer()
+    checkpointer.start()
+    rig.apply()
+    rig.disk.open_gate.clear()
+    first = asyncio.create_task(checkpointer.checkpoint_now())
+    await until(lambda: rig.disk.attempts == 1)
+    entered = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def pause() -> None:
+        async with checkpointer.paused():
+            entered.set()
+            await leave.wait()
+
+    pausing = asyncio.create_task(pause())
+    await asyncio.sleep(0)
+    assert not entered.is_set(), "the checkpoint under way is waited for"
+    rig.disk.open_gate.set()
+    await first
+    await entered.wait()
+    rig.apply()
+    second = asyncio.create_task(checkpointer.checkpoint_now())
+    await rig.clock.tick()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (rig.disk.attempts, second.done()) == (1, False)
+    leave.set()
+    await pausing
+    assert await second == 2
+    await checkpointer.close()
+
+
 async def test_the_loops_own_clock_is_the_default(rig: Rig) -> None:
     checkpointer = Checkpointer(
         rig.store, on_durable=rig.durable.append, on_failed=rig.failures.append, bounds=CheckpointBounds(interval_s=0.001)
