@@ -102,6 +102,7 @@ class MetaStream(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._early: list[pb.ServerFrame] = []
         self._ended: StreamEnded | None = None
+        self._encrypted = False
         self._first: asyncio.Future[pb.Attached] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
 
@@ -188,6 +189,7 @@ class MetaStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = made = cast("asyncio.Transport", transport)
         made.set_write_buffer_limits(_WRITE_HIGH_BYTES)
+        self._encrypted = made.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         if self._ended is not None:
@@ -219,6 +221,9 @@ class MetaStream(asyncio.Protocol):
             self._finish(StreamEnded(StreamEnd.LOST, exc.strerror))
         elif self._first.done():
             self._finish(StreamEnded(StreamEnd.LOST, _CLOSED))
+        elif self._encrypted:
+            why = "without a word, as one does that does not accept this client's certificate (--tls-cert)"
+            self._finish(StreamEnded(StreamEnd.DENIED, f"{_CLOSED} {why}"))
         else:
             self._finish(StreamEnded(StreamEnd.LOST, f"{_CLOSED} without a word; it may expect TLS (--tls-ca)"))
 
