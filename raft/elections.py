@@ -16,6 +16,7 @@ clock and the random numbers that it was given.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Protocol
 
 from raft.errors import LogCorrupt, NotLeader, Refused, ReplicationError
@@ -263,14 +264,14 @@ class Elections(Upstream):
         token, self._transfer_token = self._transfer_token, None
         self._transfer_to, self._transfer_until = None, NEVER
         if token is not None:
-            self.events.rejected(token, Refused(16, reason))
+            self.events.rejected(token, Refused(errno.EBUSY, reason))
 
     # -- time ----------------------------------------------------------------------------------------------------------------
 
     def _tick_elections(self, now: float) -> float:
         """When this is to be called again."""
-        if self._transfer_token is not None and now >= self._transfer_until:
-            self._transfer_failed(f"node {self._transfer_to or 'that was chosen'} did not take over in time")
+        if self._transfer_to is not None and now >= self._transfer_until:
+            self._transfer_failed(f"node {self._transfer_to!r} did not take over in time")
         if self.role == LEADER:
             return self._transfer_until
         if not self.is_voter:

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 EAGAIN: Final = 11
 EBUSY: Final = 16
+#: No cluster has that many elections while a node is away: whoever says so is broken, and terms would run out.
+TERM_LEAP_MAX: Final = 1 << 32
+
 _OFFER_HOLDS_S: Final = 60.0  # how long the log is kept for a follower that has stopped pulling its snapshot
 
 
@@ -110,10 +113,11 @@ class RaftNode(Replication):
         self._snapshots = snapshots
         self._reads = Reads()
         self._change_token: tuple[int, object] | None = None  # the entry of the change under way, and who asked
-        self._asked: dict[int, tuple[object, float]] = {}  # reads that the leader was asked about
-        self._asked_count = 0
+        self._asked: dict[int, _Asked] = {}  # reads that a leader was asked about
+        self._asked_last = rng.getrandbits(48)  # an answer to an earlier process here must not fit a question of this one
         self._transfer_told = False
         self._incoming: SnapshotMeta | None = None
+        self._pulled_at = 0  # the piece of it that was asked for last
         self._installing = False
         self._settling: tuple[SnapshotMeta, Membership, bytes] | None = None  # installed, and the journal does not know yet
         self._applied_index = applied_index
@@ -126,6 +130,8 @@ class RaftNode(Replication):
 
     def receive(self, sender: str, message: Message) -> None:
         """A message of a peer whose identity was checked (peer_transport.py)."""
+        if message.term > self.term + TERM_LEAP_MAX:
+            return
         self._guard(lambda: _HANDLERS[type(message)](self, sender, message))
 
     def connected(self, name: str) -> None:
@@ -145,8 +151,8 @@ class RaftNode(Replication):
             return
         try:
             self._tokens[self._append_own(payload, kind)] = token
-        except Refused as refused:
-            self.events.rejected(token, refused)
+        except ReplicationError as error:
+            self._not_logged(token, error)
 
     def change(self, change: Callable[[Membership], Membership], token: object, *, force: bool = False) -> None:
         """Make one of membership.py's changes; ends in `changed` or `rejected`."""
@@ -158,10 +164,15 @@ class RaftNode(Replication):
             after = change(self.members)
             self._require_safe(after, force=force)
             index = self._append_own(members.encode(after), MEMBERSHIP)
-        except Refused as refused:
-            self.events.rejected(token, refused)
+        except ReplicationError as error:
+            self._not_logged(token, error)
             return
         self._change_token = (index, token)
+
+    def _not_logged(self, token: object, error: ReplicationError) -> None:
+        self.events.rejected(token, error)
+        if not isinstance(error, Refused):
+            self._stop(error)  # the journal has failed
 
     def read(self, token: object) -> None:
         """When may a read be served? Ends in `read_ready` or `rejected`."""
@@ -170,9 +181,9 @@ class RaftNode(Replication):
         elif self.role == LEADER:
             self._reads.waiting.append(token)
         elif self.leader is not None and self.is_connected(self.leader):
-            self._asked_count += 1
-            self._asked[self._asked_count] = (token, self._clock() + self.timing.read_s)
-            self.send(self.leader, ReadIndex(self.term, self._asked_count))
+            self._asked_last += 1
+            self._asked[self._asked_last] = _Asked(token, self._clock() + self.timing.read_s, self.leader)
+            self.send(self.leader, ReadIndex(self.term, self._asked_last))
         else:
             self.events.rejected(token, self.not_leader())
 
@@ -181,9 +192,8 @@ class RaftNode(Replication):
         if (refusal := self._refusal()) is not None:
             self.events.rejected(token, refusal)
             return
-        able = {n: self.peers[n].match for n in self._other_voters() if n in self.peers and self.is_connected(n)}
-        name = name or max(able, key=lambda n: able[n], default="")
-        if name not in able:
+        name = name or self._best_voter()
+        if name not in self._other_voters() or not self.is_connected(name):
             self.events.rejected(token, Refused(EBUSY, f"node {name!r} cannot take over: it is no voter that is reachable"))
             return
         self._transfer_to, self._transfer_token = name, token
@@ -204,7 +214,7 @@ class RaftNode(Replication):
             if peer.offered is not None and now - peer.offered[1] < _OFFER_HOLDS_S:
                 index = min(index, peer.offered[0])
         if index > self.journal.base_index:
-            self._guard(lambda: self.journal.trim(min(index, self.commit_index)))
+            self._guard(lambda: self.journal.trim(min(index, self.handed_index)))
 
     def tick(self) -> float:
         """Do what is due by the clock; seconds until something may be due again."""
@@ -251,6 +261,7 @@ class RaftNode(Replication):
         with contextlib.suppress(Refused):
             self._settle_snapshot()
         if self.role == LEADER:
+            self._count()  # what others have acknowledged, so that this flush tells them what is committed
             if self._reads.wants_round and self.commit_index >= self.noop_index:
                 self.round += 1
                 self._reads.begin(self.round, self.commit_index)
@@ -258,13 +269,16 @@ class RaftNode(Replication):
         self._sync()
         self._send_replies()
         if self.role == LEADER:
-            self._advance_commit()
-            self._confirm_reads()
+            self._count()  # this node too
             self._settle_change()
-            if self._transfer_to is not None:
-                self._continue_transfer()
         self._tell_role()  # before what this role has committed
         self._hand_over()
+        if self.role == LEADER and self._transfer_to is not None:
+            self._continue_transfer()
+
+    def _count(self) -> None:
+        self._advance_commit()
+        self._confirm_reads()
 
     def _guard(self, step: Callable[[], Any]) -> None:
         """Run a step. A refusal of the disk undoes the step alone; anything that cannot be explained stops the node."""
@@ -307,7 +321,16 @@ class RaftNode(Replication):
         """What was on its way to this peer, or back, is lost."""
         peer = self.peers.get(name)
         if peer is not None:
-            peer.restart()
+            peer.restart(self.journal.last_index)
+            peer.sent_at = -NEVER  # it is asked at once
+
+    def _membership_moved(self) -> None:
+        before = self._told_membership
+        super()._membership_moved()
+        for old in before.members:
+            now = self.members.get(old.name)
+            if now is None or now.incarnation != old.incarnation:
+                self.agreement.forget(old.name)
 
     def _require_settled(self) -> None:
         """Thesis 4.1, and its erratum: no change before an entry of this term is committed, and one at a time."""
@@ -331,13 +354,24 @@ class RaftNode(Replication):
             token, self._change_token = self._change_token[1], None
             self.events.changed(token, self.members)
         if self.name not in self.members and self.commit_index >= self.members.index:
+            heir = self._best_voter()
+            if heir:
+                self.send(heir, TimeoutNow(self.term))
             self._follow(self.term, None)  # thesis 4.2.2: a leader that has removed itself
 
+    def _best_voter(self) -> str:
+        """Who can take over soonest; "" when no other voter is connected."""
+        able = {name: self.peers[name].match for name in self._other_voters() if name in self.peers and self.is_connected(name)}
+        return max(able, key=lambda name: able[name], default="")
+
     def _continue_transfer(self) -> None:
-        """Thesis 3.10: nothing new is taken; as soon as the other has everything it is told to start an election."""
+        """Thesis 3.10: nothing new is taken; as soon as the other has everything it is told to start an election. Not before
+        all that was proposed here is answered: nobody need be left in doubt."""
         to = self._transfer_to
         peer = self.peers.get(to or "")
-        if to is not None and peer is not None and not self._transfer_told and peer.match == self.journal.last_index:
+        if to is None or peer is None or self._transfer_told or self._tokens or self._change_token is not None:
+            return
+        if peer.match == self.journal.last_index:
             self._transfer_told = self.send(to, TimeoutNow(self.term))
 
     # -- reads ---------------------------------------------------------------------------------------------------------------
@@ -379,18 +413,19 @@ class RaftNode(Replication):
         if asked is None:
             return
         if message.index:
-            self.events.read_ready(asked[0], message.index)
+            self.events.read_ready(asked.token, message.index)
         else:
-            self.events.rejected(asked[0], self.not_leader())
+            self.events.rejected(asked.token, self.not_leader())
 
     def _fail_asked(self) -> None:
         asked, self._asked = self._asked, {}
-        for token, _ in asked.values():
-            self.events.rejected(token, self.not_leader())
+        for each in asked.values():
+            self.events.rejected(each.token, self.not_leader())
 
     def _expire_asked(self, now: float) -> None:
-        for number in [n for n, (_, until) in self._asked.items() if until <= now]:
-            self.events.rejected(self._asked.pop(number)[0], self.not_leader())
+        """Whom it was asked of has not answered in time, or leads no longer: another one does."""
+        for number in [n for n, each in self._asked.items() if each.until <= now or self.leader not in (each.leader, None)]:
+            self.events.rejected(self._asked.pop(number).token, self.not_leader())
 
     # -- handing over --------------------------------------------------------------------------------------------------------
 
@@ -400,9 +435,11 @@ class RaftNode(Replication):
         last = min(self.commit_index, journal.durable_index)
         while not self._installing and self.handed_index < last:
             room = flow.handed_bytes - self._handed_total
-            if room <= 0 or len(self._handed_bytes) >= flow.handed_entries:
+            count = flow.handed_entries - len(self._handed_bytes)
+            if room <= 0 or count <= 0:
                 return
-            entries = journal.entries(self.handed_index + 1, min(room, flow.append_bytes), last)
+            stop = min(last, self.handed_index + count)
+            entries = journal.entries(self.handed_index + 1, min(room, flow.append_bytes), stop)
             handed = []
             for entry in entries:
                 size = record_size(len(entry.payload))
@@ -424,19 +461,18 @@ class RaftNode(Replication):
     # -- agreement -----------------------------------------------------------------------------------------------------------
 
     def _compare(self, sender: str, message: AppendReply) -> None:
-        if not message.point:
+        if not 0 < message.point <= self.commit_index:
             return
-        index = self.agreement.report(sender, message.point, message.digest)
-        if not index:
+        if not self.agreement.report(sender, message.point, message.digest):
             return
-        verdict = self.agreement.judge(self.name, index, self.members.voters)
+        verdict = self.agreement.judge(self.name, self.members.voters)
         if verdict is None:
             return
         for name in sorted(verdict.wrong - {self.name}):
-            self.send(name, Diverged(self.term, index))
+            self.send(name, Diverged(self.term, verdict.index))
             self.agreement.forget(name)
         if self.name in verdict.wrong:
-            self._stop(DivergedError(f"a majority has another state than this node at entry {index}"))
+            self._stop(DivergedError(f"a majority has another state than this node at entry {verdict.index}"))
 
     def _on_diverged(self, sender: str, message: Diverged) -> None:
         if sender == self.leader and message.term == self.term:
@@ -445,15 +481,13 @@ class RaftNode(Replication):
     # -- snapshots: the leader's side ----------------------------------------------------------------------------------------
 
     def _offer_snapshot(self, name: str, peer: Progress, now: float) -> None:
-        if now - peer.sent_at < self.timing.heartbeat_s:
-            return
-        self._send_sign(name, peer, now)
         newest = self._snapshots.newest()
         if newest is None or newest.index < self.journal.base_index:
             self._snapshots.want()
             return
-        if peer.offered is None or peer.offered[0] != newest.index:
-            peer.offered = (newest.index, now)
+        if peer.offered is not None and peer.offered[0] == newest.index and now - peer.offered[1] < self.timing.election_min_s:
+            return  # it is pulling: a second offer would start a second stream of pieces
+        peer.offered = (newest.index, now)
         self.send(name, SnapshotOffer(self.term, newest.index, newest.term, newest.size, newest.checksum))
 
     def _on_snapshot_pull(self, sender: str, message: SnapshotPull) -> None:
@@ -485,11 +519,12 @@ class RaftNode(Replication):
         offered = SnapshotMeta(message.index, message.index_term, message.size, message.checksum)
         if offered.index <= self.commit_index:
             self._pull(offered, offered.size)  # this node has it all
-        elif offered != self._incoming:
+            return
+        try:
             self._incoming = offered
             self._take_piece(offered, self._snapshots.receive(offered))
-        else:
-            self._pull(offered, self._snapshots.receive(offered))
+        except OSError:
+            self._incoming = None  # no space, most likely: the leader offers again
 
     def _on_snapshot_piece(self, sender: str, message: SnapshotPiece) -> None:
         incoming = self._incoming
@@ -498,6 +533,8 @@ class RaftNode(Replication):
         if (message.index, message.index_term) != (incoming.index, incoming.term):
             return
         self._heard(sender)
+        if message.offset != self._pulled_at:
+            return  # it came twice: who asks again for what follows would double the stream
         if not message.data:
             self._incoming = None
             return
@@ -507,7 +544,13 @@ class RaftNode(Replication):
             self._incoming = None  # no space, most likely: the leader offers again
 
     def _take_piece(self, incoming: SnapshotMeta, offset: int) -> None:
+        """The file is here up to `offset`."""
+        if incoming.index <= self.commit_index:
+            self._incoming = None
+            self._pull(incoming, incoming.size)  # the log has come this far meanwhile: the state must not go back
+            return
         if offset < incoming.size:
+            self._pulled_at = offset
             self._pull(incoming, offset)
             return
         if self.handed_index != self._applied_index:
@@ -544,6 +587,14 @@ class RaftNode(Replication):
     def install_failed(self) -> None:
         """The snapshot was damaged or there was no room; the old state is in place."""
         self._installing, self._incoming = False, None
+
+
+class _Asked(NamedTuple):
+    """A read that waits for a leader's answer."""
+
+    token: object
+    until: float
+    leader: str
 
 
 class _Remote(NamedTuple):

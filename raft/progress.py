@@ -5,7 +5,9 @@
     snapshot    the log here begins after the follower's end: it is being given the state
 
 Rules: `match` only grows (section 5.3: what a follower acknowledged in this term stays there), `match < next`. A lost message
-shows when a later one does not fit: the follower says so and the leader goes back, to `match` at most.
+shows when a later one does not fit: the follower says so and the leader goes back, to `match` at most. After a connection
+broke the leader asks at the end of its own log, not at `match`: of a follower that it has not heard in this term it knows
+nothing, and from the answer it knows all, so that nothing is sent twice and no snapshot to one that only blinked.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ class Progress:
     __slots__ = (
         "commit_told",
         "heard_at",
+        "held_until",
         "inflight",
         "inflight_bytes",
         "match",
         "next",
         "offered",
+        "probed",
         "probing",
         "round",
         "round_sent",
@@ -48,15 +52,18 @@ class Progress:
         self.inflight: deque[tuple[int, int]] = deque()  # (last index, bytes) of messages with entries that have no answer
         self.inflight_bytes = 0
         self.offered: tuple[int, float] | None = None  # the snapshot it is being given, and when it last asked for a piece
+        self.probed = 0  # the first entry of the probe that has not succeeded, 0 = none was sent
+        self.held_until = NEVER  # no entries before then: it could not take them (a full disk)
 
-    def may_send(self, flow: Flow) -> bool:
+    def may_send(self, flow: Flow, now: float) -> bool:
         """There is room for more entries on the way."""
         if self.probing:
-            return not self.inflight
+            return not self.inflight and now >= self.held_until
         return len(self.inflight) < flow.inflight_messages and self.inflight_bytes < flow.inflight_bytes
 
     def sent(self, last: int, size: int) -> None:
         """Entries up to `last` are on their way."""
+        self.probed = self.next if self.probing else 0
         self.inflight.append((last, size))
         self.inflight_bytes += size
         self.next = last + 1
@@ -77,16 +84,22 @@ class Progress:
         while inflight and inflight[0][0] <= match:
             self.inflight_bytes -= inflight.popleft()[1]
         self.probing = False
+        self.probed = 0
         if self.offered is not None and match >= self.offered[0]:
             self.offered = None
 
-    def refused(self, hint: int) -> None:
-        """What was sent did not fit; the follower suggests to go on after `hint`."""
+    def refused(self, hint: int, again_at: float) -> None:
+        """What was sent did not fit; the follower suggests to go on after `hint`. If that is what it was just asked to take, it
+        cannot take it now, and is asked again at `again_at`."""
+        probed = self.probed
         self.restart(min(hint, self.next - 2))
+        if self.next == probed:
+            self.held_until = again_at
 
-    def restart(self, after: int | None = None) -> None:
-        """Whatever was on its way is lost, or of no use: find out anew, from after `after` (None = where it was)."""
-        self.next = max(self.match if after is None else after, self.match) + 1
+    def restart(self, after: int) -> None:
+        """Whatever was on its way is lost, or of no use: find out anew, from after `after`."""
+        self.next = max(after, self.match) + 1
         self.probing = True
+        self.probed = 0
         self.inflight.clear()
         self.inflight_bytes = 0

@@ -40,18 +40,26 @@ class Mailbox:
             self._loop.call_soon_threadsafe(self._take)
 
     def _take(self) -> None:
-        calls = self._calls
-        while True:
-            with self._lock:
-                if not calls:
-                    self._awake = False
-                    break
-                batch = list(calls)
-                calls.clear()
-            for call in batch:
-                call()
-            if self._after is not None:
-                self._after()
+        """One batch. What was posted meanwhile is the next one's, so that the loop's connections get their turn in between."""
+        with self._lock:
+            batch = list(self._calls)
+            self._calls.clear()
+        for call in batch:
+            self._make(call)
+        if self._after is not None:
+            self._make(self._after)
+        with self._lock:
+            self._awake = bool(self._calls)
+        if self._awake:
+            self._loop.call_soon(self._take)
+
+    def _make(self, call: Callable[[], None]) -> None:
+        """An error goes where those of a loop's callbacks go; the calls after it are somebody else's."""
+        try:
+            call()
+        except Exception as error:
+            context = {"message": f"a call to another loop failed: {call!r}", "exception": error}
+            self._loop.call_exception_handler(context)
 
 
 class RaftThread:

@@ -24,7 +24,7 @@ from raft.errors import LogCorrupt, OutcomeUnknown, Refused
 from raft.messages import Append, AppendReply
 from raft.progress import Progress
 from raft.record import DATA, MEMBERSHIP, NOOP, Entry, record_size
-from raft.upstream import LEADER
+from raft.upstream import FOLLOWER, LEADER
 
 if TYPE_CHECKING:
     import random
@@ -64,6 +64,7 @@ class Replication(Elections):
 
     def _become_leader(self) -> None:
         now = self._clock()
+        self._transfer_failed("the node that was to take over was not elected")
         self.role = LEADER
         self.leader = self.name
         self.round = 0
@@ -119,12 +120,12 @@ class Replication(Elections):
         for name, peer in self.peers.items():
             if not self.is_connected(name):
                 continue
-            if peer.next <= self.journal.base_index:
+            if peer.next > self.journal.base_index:
+                while peer.next <= self.journal.last_index and peer.may_send(self.flow, now):
+                    if not self._send_entries(name, peer, now):
+                        break
+            elif now - peer.sent_at >= self.timing.heartbeat_s:
                 self._offer_snapshot(name, peer, now)
-                continue
-            while peer.next <= self.journal.last_index and peer.may_send(self.flow):
-                if not self._send_entries(name, peer, now):
-                    break
             if now - peer.sent_at >= self.timing.heartbeat_s or peer.round_sent < self.round:
                 self._send_sign(name, peer, now)
 
@@ -133,8 +134,7 @@ class Replication(Elections):
         entries = self.journal.entries(peer.next, self.flow.append_bytes)
         message = Append(self.term, prev, self.journal.term_at(prev), self.commit_index, self.round, entries)
         if not self.send(name, message):
-            peer.restart()
-            return False
+            return False  # its queue is full: these are the next ones to send still
         peer.sent(entries[-1].index, sum(record_size(len(entry.payload)) for entry in entries))
         peer.told(now, self.round, self.commit_index)
         return True
@@ -172,6 +172,8 @@ class Replication(Elections):
         prev, base = message.prev_index, journal.base_index
         entries = message.entries
         if prev < base:  # what the base stands for is committed, hence the same at the leader, and durable
+            if any(entry.index == base and entry.term != journal.base_term for entry in entries):
+                self._require_uncommitted(base)
             entries = tuple(entry for entry in entries if entry.index > base)
             prev = base
         elif prev > journal.last_index:
@@ -240,7 +242,7 @@ class Replication(Elections):
                 return  # it acknowledges what was never sent: not ours to count
             peer.acknowledged(message.match)
         elif message.match < peer.next - 1:
-            peer.refused(message.match)
+            peer.refused(message.match, self._clock() + self.timing.heartbeat_s)
         self._compare(sender, message)
 
     def _advance_commit(self) -> None:
@@ -273,10 +275,11 @@ class Replication(Elections):
     def _taken_back(self) -> None:
         """The disk is full, and what was appended since the last sync is not in the log any more."""
         last = self.journal.last_index
-        if self.role == LEADER:
+        if self.role != FOLLOWER or self._asking:
+            # A leader has sent these entries, a candidate has told voters how long its log is: neither is true any more.
             self._follow(self.term, None)
-        elif self._reply is not None and self._reply.match > last:
-            self._reply = AppendReply(self.term, False, last, self._reply.round)
+        if self._reply is not None and self._reply.match > last:
+            self._reply = AppendReply(self._reply.term, False, last, self._reply.round)
         self._membership_moved()
 
     def _offer_snapshot(self, name: str, peer: Progress, now: float) -> None:

@@ -89,7 +89,8 @@ class Upstream(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
         return str(self._SyncObj__votedForNodeId or "")
 
     def set_term(self, term: int, voted_for: str) -> None:
-        """Durable on return (figure 2: updated on stable storage before responding to RPCs). Raises Stopped."""
+        """Durable on return (figure 2: updated on stable storage before responding to RPCs). Raises Stopped, Refused."""
+        self.journal.save_vote(term, voted_for)  # first: memory must not know what the disk does not
         self._SyncObj__setCurrentTerm(term, voted_for or None)
 
     @property
