@@ -195,8 +195,9 @@ class ClusterAdmin:
             try:
                 file = await asyncio.to_thread(snapshot.path.open, "rb")
             finally:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     snapshot.path.unlink()  # the open file stays; nothing is left behind when this process dies
+                    snapshot.path.parent.rmdir()  # unless something else is in it
             with file:
                 size = os.fstat(file.fileno()).st_size
                 sent = 0

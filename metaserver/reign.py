@@ -147,13 +147,13 @@ class Reign:
         self.orphans.load(reads.orphans(realm.store))
         self.sessions.load(list(reads.sessions(realm.store)))
         ttl_s = realm.config.session_ttl_s
-        self._start(self.orphans.run(), "reaper")
-        self._start(self._expire_sessions(min(max(ttl_s / 8, 0.05), 5.0)), "expiry")
-        self._start(self._every(_DELETES_INTERVAL_S, lambda: self.deletes.announce(self.sessions)), "deletes")
-        self._start(self._every(space.INTERVAL_S, self._space.look), "space")
+        self._start(self.orphans.run, "reaper")
+        self._start(lambda: self._expire_sessions(min(max(ttl_s / 8, 0.05), 5.0)), "expiry")
+        self._start(lambda: self._every(_DELETES_INTERVAL_S, lambda: self.deletes.announce(self.sessions)), "deletes")
+        self._start(lambda: self._every(space.INTERVAL_S, self._space.look), "space")
         if realm.in_cluster:
-            self._start(self._every(min(realm.config.wait_max_s / 8, 1.0), self.give_up_stalled), "stalls")
-            self._start(self._every(_MEMBERS_INTERVAL_S, self.tell_members), "members")
+            self._start(lambda: self._every(min(realm.config.wait_max_s / 8, 1.0), self.give_up_stalled), "stalls")
+            self._start(lambda: self._every(_MEMBERS_INTERVAL_S, self.tell_members), "members")
         self._space.look()
 
     def end(self, ending: Ending, error: ReplicationError) -> None:
@@ -195,10 +195,10 @@ class Reign:
             self._told_addresses = addresses
             self.conversations.announce_members()
 
-    def _start(self, body: Awaitable[None], name: str) -> None:
+    def _start(self, body: Callable[[], Awaitable[None]], name: str) -> None:
         async def guarded() -> None:
             try:
-                await body
+                await body()
             except Exception as error:
                 self._realm.on_fatal(error)
 

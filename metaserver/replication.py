@@ -6,25 +6,33 @@ a single node's. Nothing here turns the one into the other.
 
 from __future__ import annotations
 
-import errno
-import os
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from metaserver.cluster_admin import Snapshot
 from metaserver.config import EXIT_CONFIG, ServerError
-from metaserver.refusals import AdminError
 from raft.api import ClusterControl, Replicator
 from raft.base import FILE_NAME as BASE_NAME
+from raft.disk import RealDisk
 from raft.local import LocalReplicator
+from raft.matching import SINGLE_TERM
+from raft.membership import Membership
+from raft.snapshot_file import SnapshotHeader, SnapshotReader, file_name, sweep, write
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Callable
+    from pathlib import Path
 
     from metaserver.applier import Applier
-    from metaserver.cluster_admin import Snapshot, StateDigest
+    from metaserver.cluster_admin import StateDigest
     from metaserver.config import ServerConfig
     from raft.api import StateMachine
     from raft.errors import ReplicationError
     from raft.identity import Identity
+
+
+SNAPSHOTS_NAME: Final = "snapshots"  # in the data directory, where a cluster's node has its own too
 
 
 class NodeReplicator(Replicator, Protocol):
@@ -77,13 +85,24 @@ def _cluster(config: ServerConfig, state: StateMachine, name: str, peer_listen: 
 class NodeState:
     """Implements cluster_admin.Local."""
 
-    def __init__(self, applier: Applier, cluster: ClusterControl | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        applier: Applier,
+        cluster: ClusterControl | None,
+        identity: Callable[[], Identity],
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._directory = directory
         self._applier = applier
         self._cluster = cluster
+        self._identity = identity
+        self._clock_ns = clock_ns
+        self._disk = RealDisk()
 
     async def mark(self) -> int:
         if self._cluster is not None:
-            return await self._cluster.propose_marker(os.urandom(16))
+            return await self._cluster.propose_marker(b"")
         index = self._applier.index_applied
         self._applier.mark(index, b"")
         return index
@@ -92,4 +111,31 @@ class NodeState:
         return await self._applier.state_digest(index)
 
     async def save(self) -> Snapshot:
-        raise AdminError(errno.EOPNOTSUPP, "not-yet", "snapshots cannot be saved yet")
+        path = await self._cluster.save_snapshot() if self._cluster is not None else await self._save_alone()
+        return Snapshot(path, await asyncio.to_thread(self._index_of, path))
+
+    async def _save_alone(self) -> Path:
+        """As a cluster that was founded on this directory would save it, without members."""
+        directory = self._directory / SNAPSHOTS_NAME
+        self._disk.make_directory(str(directory))
+        sweep(self._disk, str(directory), frozenset())  # of a process that died; one is made at a time
+        capture = await self._applier.capture()
+        try:
+            header = SnapshotHeader(
+                self._identity().cluster_id,
+                capture.index,
+                SINGLE_TERM if capture.index else 0,
+                Membership(),
+                capture.digest,
+                "single node",
+                self._clock_ns(),
+            )
+            path = directory / file_name(header.index, header.term)
+            await asyncio.to_thread(write, self._disk, str(path), header, capture.chunks())
+        finally:
+            capture.close()
+        return path
+
+    def _index_of(self, path: Path) -> int:
+        with SnapshotReader(self._disk, str(path)) as reader:
+            return reader.header.index

@@ -129,7 +129,7 @@ class Server:
         cluster = ClusterAdmin(
             cluster=self._cluster,
             replicator=self._replicator,
-            local=NodeState(self._applier, self._cluster),
+            local=NodeState(self.config.data_dir, self._applier, self._cluster, lambda: self._replicator.identity),
             cluster_id=lambda: self._replicator.identity.cluster_id,
             name=self.config.name,
             single=self._single,
@@ -169,8 +169,8 @@ class Server:
         self._leadership.open()
         if self._cluster is None:
             self._leadership.switch(True)
-        self._start_task(self._watch_log(), "log")
-        self._start_task(self._watch_health(), "health")
+        self._start_task(self._watch_log, "log")
+        self._start_task(self._watch_health, "health")
         await self._tell_health()
         _log.info("serving", listen=ready.listen, admin=ready.admin, data=str(self.config.data_dir))
         return ready
@@ -245,10 +245,10 @@ class Server:
 
     # --- what runs beside ---
 
-    def _start_task(self, body: Awaitable[None], name: str) -> None:
+    def _start_task(self, body: Callable[[], Awaitable[None]], name: str) -> None:
         async def guarded() -> None:
             try:
-                await body
+                await body()
             except Exception as error:
                 self._fatal(error)
 
