@@ -1,15 +1,15 @@
 """A cluster in one process, without any consensus: one log that the test owns, and servers that believe it.
 
-The test says who leads (`lead`), whether a majority answers (`quorum`), and what becomes of proposals that had no answer when the
-leader changed. Every node has a state of its own, to which each entry is applied in order.
+The test says who leads (`lead`), whether a majority answers (`quorum`), and what becomes of proposals that had no answer when
+the leader changed. Every node has a state of its own, to which each entry is applied in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from stream_peer import Harness
 
@@ -20,6 +20,9 @@ from raft import membership
 from raft.api import PeerProgress, ReplicatorStatus
 from raft.errors import NotLeader, OutcomeUnknown, Refused
 from raft.membership import Member, Membership
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLUSTER_ID = "c0000000-0000-0000-0000-000000000000"
 
