@@ -200,7 +200,7 @@ class MetaStream(asyncio.Protocol):
                 if raw:
                     self._take(pb.ServerFrame.FromString(raw))
         except NotOurs as stranger:
-            self._finish(_not_ours(stranger.first))
+            self._finish(_not_ours(stranger.received))
         except (FrameTooLong, DecodeError) as error:
             self._finish(StreamEnded(StreamEnd.LOST, f"the server sent what cannot be understood: {error}"))
 
@@ -297,7 +297,8 @@ def _tls_failure(error: ssl.SSLError) -> StreamEnded:
     return StreamEnded(StreamEnd.LOST, f"it does not speak TLS ({reason}): leave --tls-ca away, or let the server use TLS")
 
 
-def _not_ours(first: bytes) -> StreamEnded:
-    if first.startswith(_TLS_ALERT):
+def _not_ours(received: bytes) -> StreamEnded:
+    if received.startswith(_TLS_ALERT):
         return StreamEnded(StreamEnd.LOST, "it expects TLS: give --tls-ca (and --tls-cert, --tls-key)")
-    return StreamEnded(StreamEnd.INCOMPATIBLE, f"what answers there is not the client port of a KeelFS server ({first!r})")
+    shown = received[: 2 * len(MAGIC)]
+    return StreamEnded(StreamEnd.INCOMPATIBLE, f"what answers there is not the client port of a KeelFS server ({shown!r})")

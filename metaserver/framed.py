@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, cast
 import grpc
 import structlog
 
-from metaserver import wire
+from metaserver import strangers, wire
 from metaserver.streams import DETACHED, Ending, broken
 from protos import meta_pb2
 from protos.framing import CLIENT_FRAME_BYTES_MAX, MAGIC, PING, Deframer, FrameTooLong, NotOurs, framed
@@ -42,13 +42,6 @@ _log = structlog.get_logger(__name__)
 LINGER_S: Final = 5.0
 _ACCEPT_PAUSE_S: Final = 0.1  # after a failed accept: no descriptors are left, mostly
 _WRITE_HIGH_BYTES: Final = 1 << 20
-_HELLO: Final = "this is the stream port of a KeelFS metadata server; gRPC is served on its admin port"
-_HTTP2: Final = b"PRI * HT"
-_HTTP1: Final = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ")
-_TLS_HANDSHAKE: Final = b"\x16\x03"
-_SETTINGS: Final = 4  # RFC 9113, section 6
-_GOAWAY: Final = 7
-_PROTOCOL_ERROR: Final = (1).to_bytes(4, "big")  # section 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +100,10 @@ class FramedListener:
         for connection in tuple(self._connections):
             connection.abort()
         await asyncio.gather(*self._shaking, return_exceptions=True)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Openings, connections (openings whose TLS is done among them), and bytes that are held for openings."""
+        return len(self._openings), len(self._connections), self._opening_bytes
 
     # connections
 
@@ -197,6 +194,7 @@ class _Connection(asyncio.Protocol):
         self._deframer = Deframer(limits.frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._peer = ""
+        self._http2: strangers.Http2 | None = None  # the client speaks gRPC
         self._session: LiveSession | None = None
         self._stream: Stream | None = None
         self._held: deque[bytes] = deque()  # frames that wait until there is room
@@ -218,10 +216,13 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended:
             return
+        if self._http2 is not None:
+            self._talk_http2(data)
+            return
         try:
             frames = self._deframer.feed(data)
         except NotOurs as stranger:
-            self._refuse_stranger(stranger.first)
+            self._refuse_stranger(stranger.received)
             return
         except FrameTooLong as error:
             self._refuse(Ending(grpc.StatusCode.RESOURCE_EXHAUSTED, "bad-frame", str(error)))
@@ -366,19 +367,27 @@ class _Connection(asyncio.Protocol):
         greeting = b"" if self._stream is not None else MAGIC
         self._close(greeting + framed(meta_pb2.ServerFrame(end=end).SerializeToString()))
 
-    def _refuse_stranger(self, first: bytes) -> None:
+    def _refuse_stranger(self, received: bytes) -> None:
         """Somebody who speaks another protocol, answered in it as far as a person needs to understand."""
-        _log.warning("not a KeelFS client", peer=self._peer, first=first.hex())
-        text = _HELLO.encode("ascii")
-        if first.startswith(_HTTP2):
-            self._close(_http2_frame(_SETTINGS, b"") + _http2_frame(_GOAWAY, bytes(4) + _PROTOCOL_ERROR + text))
-        elif first.startswith(_HTTP1):
-            head = f"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {len(text) + 1}\r\n\r\n"
-            self._close(head.encode("ascii") + text + b"\n")
-        elif first.startswith(_TLS_HANDSHAKE):
+        _log.warning("not a KeelFS client", peer=self._peer, first=received[: len(MAGIC)].hex())
+        if strangers.Http2.begins(received):
+            self._http2 = strangers.Http2()
+            self._talk_http2(received)
+        elif (answer := strangers.http1(received)) is not None:
+            self._close(answer)
+        elif received.startswith(strangers.TLS_HANDSHAKE):
             self._close(b"")  # a client with TLS says "wrong version number" at anything else
         else:
-            self._end(broken(_HELLO))
+            self._end(broken(strangers.HELLO))
+
+    def _talk_http2(self, data: bytes) -> None:
+        assert self._http2 is not None
+        assert self._transport is not None
+        answer, over = self._http2.feed(data)
+        if over:
+            self._close(answer)
+        else:
+            self._transport.write(answer)
 
     def _too_slow(self) -> None:
         self._end(Ending(grpc.StatusCode.UNAVAILABLE, "failed", f"nothing was asked for within {self._limits.opening_s:g} s"))
@@ -415,11 +424,6 @@ class _Connection(asyncio.Protocol):
 
 
 def _nothing() -> None: ...
-
-
-def _http2_frame(kind: int, payload: bytes) -> bytes:
-    """A frame of the connection itself, without flags."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, 0, 0, 0, 0, 0)) + payload
 
 
 def _cut(accepted: socket.socket) -> None:

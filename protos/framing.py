@@ -20,11 +20,11 @@ SERVER_FRAME_BYTES_MAX: Final = 16 << 20
 
 
 class NotOurs(Exception):
-    """The peer speaks something else. `first`: how it began."""
+    """The peer speaks something else. `received`: all that has come from it."""
 
-    def __init__(self, first: bytes) -> None:
-        super().__init__(f"the first bytes are {first!r}")
-        self.first = first
+    def __init__(self, received: bytes) -> None:
+        super().__init__(f"the first bytes are {received[: len(MAGIC)]!r}")
+        self.received = received
 
 
 class FrameTooLong(Exception):
@@ -58,7 +58,7 @@ class Deframer:
         if not self._begun:
             if not data.startswith(MAGIC):
                 if not MAGIC.startswith(data):
-                    raise NotOurs(data[: 2 * len(MAGIC)])
+                    raise NotOurs(data)
                 held += data
                 return []
             self._begun = True
