@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import google_crc32c
 
 from raft import membership as members
-from raft.atomic_file import load, replace
+from raft.atomic_file import load
 from raft.errors import LogCorrupt, Refused, Stopped
 from raft.membership import Membership
+from raft.reserve import NO_SPACE, Reserve
 
 if TYPE_CHECKING:
     from raft.disk import Disk
@@ -37,7 +38,6 @@ _MAGIC = b"KEELBAS1"
 _FIELDS = struct.Struct("<8sQIQQQI")
 _CRC = struct.Struct("<I")
 _NO_MEMBERS = Membership()
-_NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +58,28 @@ class Base:
 class BaseFile:
     """Owns the file of one directory, which its user has locked."""
 
-    def __init__(self, disk: Disk, directory: str) -> None:
-        """Reads the file; makes none. Raises LogCorrupt, Stopped, Refused, OSError."""
-        self._disk = disk
+    def __init__(self, disk: Disk, directory: str, reserve: Reserve) -> None:
+        """Reads the file; makes none. Raises LogCorrupt, OSError."""
         self._directory = directory
+        self._reserve = reserve
         self._stopped: str | None = None
         data = load(disk, directory, FILE_NAME, _SIZE_MAX)
         self.exists = data is not None
         self.value = Base()
         if data is not None:
+            self.value = _decode(data, os.path.join(directory, FILE_NAME))
             # As with the hard state: what was read may be in the cache only, and entries are trimmed because it is here.
-            self.save(_decode(data, os.path.join(directory, FILE_NAME)))
+            reserve.settle(FILE_NAME, data)
 
     def save(self, value: Base) -> None:
         """Durable on return. Refused(ENOSPC): as before, or so it seems: the next save decides. Stopped: no more saves."""
         if self._stopped is not None:
             raise Stopped(self._stopped)
         try:
-            replace(self._disk, self._directory, FILE_NAME, _encode(value))
+            self._reserve.replace(FILE_NAME, _encode(value))
         except OSError as error:
             reason = f"the members could not be saved in {self._directory}: {error}"
-            if error.errno in _NO_SPACE:
+            if error.errno in NO_SPACE:
                 raise Refused(errno.ENOSPC, reason) from error
             self._stopped = reason
             raise Stopped(reason) from error

@@ -23,6 +23,7 @@ from raft.errors import Refused
 from raft.hard_state import HardState, HardStateFile
 from raft.journal import WAL_NAME
 from raft.matching import SINGLE_TERM
+from raft.reserve import Reserve
 from raft.wal import Wal, WalOptions
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def found_cluster(
         if member.incarnation != identity.node_id:
             raise Refused(errno.EINVAL, f"{directory} is the disk {identity.node_id}, not {member.incarnation}")
         membership = members.initial(member)
-        base = BaseFile(disk, directory)
+        reserve = Reserve(disk, directory)
+        base = BaseFile(disk, directory, reserve)
         if base.exists:
             raise Refused(errno.EEXIST, f"{directory} belongs to a cluster already")
         wal = Wal.open(os.path.join(directory, WAL_NAME), options, disk=disk, owner=identity.owner, housekeeper=housekeeper)
@@ -68,7 +70,7 @@ def found_cluster(
         finally:
             wal.close()
         # Whatever the log has of this term, this node wrote by itself: it has voted for itself.
-        hard_state = HardStateFile(disk, directory)
+        hard_state = HardStateFile(disk, directory, reserve=reserve)
         if hard_state.state.term <= term:
             hard_state.save(HardState(term, member.name))
         base.save(Base(membership))
@@ -106,12 +108,13 @@ def join_cluster(disk: Disk, directory: str, cluster_id: str, new_uuid: Callable
             raise Refused(errno.EEXIST, f"{directory} belongs to cluster {identity.cluster_id}; take an empty directory")
         if _used(disk, directory):
             raise Refused(errno.EEXIST, f"{directory} has a log or a state; a node that joins begins with an empty directory")
-        base = BaseFile(disk, directory)
+        reserve = Reserve(disk, directory)
+        base = BaseFile(disk, directory, reserve)
         if base.value != Base():
             raise Refused(errno.EEXIST, f"{directory} is a member of the cluster already")
         if identity is None:
             identity = identities.create(disk, directory, cluster_id, new_uuid)
-        HardStateFile(disk, directory, must_exist=base.exists)
+        HardStateFile(disk, directory, must_exist=base.exists, reserve=reserve)
         if not base.exists:
             base.save(Base())
         return identity

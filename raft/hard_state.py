@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import google_crc32c
 
-from raft.atomic_file import load, replace
+from raft.atomic_file import load
 from raft.errors import LogCorrupt, Stopped
+from raft.reserve import Reserve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raft.disk import Disk
 
 FILE_NAME = "hard_state"
@@ -43,10 +46,10 @@ class HardState(NamedTuple):
 class HardStateFile:
     """Owns the file of one directory, which its user has locked."""
 
-    def __init__(self, disk: Disk, directory: str, *, must_exist: bool = False) -> None:
+    def __init__(self, disk: Disk, directory: str, *, must_exist: bool = False, reserve: Reserve | None = None) -> None:
         """Reads the file, makes it when there is none and may be none. Raises LogCorrupt, Stopped, OSError."""
-        self._disk = disk
         self._directory = directory
+        self._reserve = reserve or Reserve(disk, directory)
         self._stopped: str | None = None
         path = os.path.join(directory, FILE_NAME)
         data = load(disk, directory, FILE_NAME, _FIELDS.size + _CRC.size)
@@ -54,15 +57,18 @@ class HardStateFile:
             raise LogCorrupt(f"{path}: the file is missing; {_ADVICE}")
         self.state = HardState() if data is None else _decode(data, path)
         # What was read may be in the cache only: no vote may rest on it before it is on the disk.
-        self.save(self.state)
+        self._write(self.state, self._reserve.replace if data is None else self._reserve.settle)
 
     def save(self, state: HardState) -> None:
         """Durable on return. Raises Stopped when the disk fails: what it holds is unknown until it is opened anew."""
         if self._stopped is not None:
             raise Stopped(self._stopped)
+        self._write(state, self._reserve.replace)
+
+    def _write(self, state: HardState, write: Callable[[str, bytes], None]) -> None:
         data = _encode(state)
         try:
-            replace(self._disk, self._directory, FILE_NAME, data)
+            write(FILE_NAME, data)
         except OSError as error:
             self._stopped = f"term and vote could not be saved in {self._directory}: {error}"
             raise Stopped(self._stopped) from error

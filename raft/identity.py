@@ -20,6 +20,7 @@ import google_crc32c
 
 from raft.atomic_file import load, replace
 from raft.errors import LogCorrupt
+from raft.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ def note_start(disk: Disk, directory: str, rng_bytes: Callable[[int], bytes]) ->
     if len(start.nonce) != NONCE_SIZE:
         raise ValueError(f"a nonce of {len(start.nonce)} bytes, it takes {NONCE_SIZE}")
     fields = _STARTS.pack(_STARTS_MAGIC, *start)
-    replace(disk, directory, STARTS_NAME, fields + _CRC.pack(google_crc32c.value(fields)))
+    Reserve(disk, directory).replace(STARTS_NAME, fields + _CRC.pack(google_crc32c.value(fields)))
     return start
 
 

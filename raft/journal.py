@@ -30,6 +30,7 @@ from raft.hard_state import HardState, HardStateFile
 from raft.identity import Identity, load_identity
 from raft.matching import Found, match
 from raft.record import DATA, MARKER, MEMBERSHIP, NOOP, Entry
+from raft.reserve import Reserve
 from raft.tail import Tail
 from raft.terms import Terms
 from raft.wal import Wal, WalOptions
@@ -104,8 +105,9 @@ class Journal(PySyncObjJournal):  # type: ignore[misc]  # pysyncobj has no types
         disk, path = self._disk, self._directory
         if load_identity(disk, path) not in (None, identity):
             raise LogCorrupt(f"{path}: identity.json is not that of node {identity.node_id}; it changed during the start")
-        self._base = BaseFile(disk, path)
-        self._hard_state = HardStateFile(disk, path, must_exist=self._base.exists)
+        reserve = Reserve(disk, path)
+        self._base = BaseFile(disk, path, reserve)
+        self._hard_state = HardStateFile(disk, path, must_exist=self._base.exists, reserve=reserve)
         self._wal = wal = Wal.open(
             os.path.join(path, WAL_NAME), self._options.wal, disk=disk, owner=identity.owner, housekeeper=housekeeper
         )

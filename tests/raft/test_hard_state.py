@@ -8,7 +8,7 @@ import pytest
 from faulty_disk import Fault, FaultyDisk, PowerLoss
 
 from raft.errors import LogCorrupt, Stopped
-from raft.hard_state import HardState, HardStateFile
+from raft.hard_state import FILE_NAME, HardState, HardStateFile
 
 DIRECTORY = "/node"
 NODE = "0b7b2a54-5a2b-4a10-8f6c-6f2a0d3a7a11"
@@ -41,7 +41,7 @@ def test_a_saved_vote_survives_whatever_happens_next(seed: int) -> None:
 def test_a_file_that_cannot_be_read_is_refused_whatever_is_wrong_with_it() -> None:
     origin = FaultyDisk()
     HardStateFile(origin, DIRECTORY).save(HardState(7, NODE))
-    (file,) = origin.names.values()
+    file = origin.names[f"{DIRECTORY}/{FILE_NAME}"]
     whole = bytes(file.cached)
     for at in range(len(whole)):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]):

@@ -242,6 +242,8 @@ def test_without_space_for_the_members_nothing_is_trimmed() -> None:
     journal = with_term(disk)
     add(journal, change(1, 1, "n1"))
     fill(journal, 20)
+    disk.remove(f"{DIRECTORY}/reserve")  # somebody did
+    journal.trim(0)
     disk.plan(1, Fault.NO_SPACE)
     journal.trim(20)
     assert journal.base_index == 0
