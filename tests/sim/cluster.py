@@ -10,15 +10,15 @@ from raft.upstream import LEADER
 from tests.raft.faulty_disk import Fault
 from tests.sim import history
 from tests.sim.clients import Admin, Client
-from tests.sim.kv import Op
+from tests.sim.history import Call
+from tests.sim.kv import Command, Op
 from tests.sim.laws import Laws
 from tests.sim.network import CALM, Network
 from tests.sim.seat import Seat
-from tests.sim.setting import Setting, Tuning
+from tests.sim.setting import Answer, Attempt, Setting, Tuning
 from tests.sim.world import Violation, World
 
 if TYPE_CHECKING:
-    from tests.sim.history import Call
     from tests.sim.process import Process
 
 SETTLE_S = 20.0  # within which a healed cluster must work again, and agree
@@ -44,6 +44,7 @@ class Cluster:
         self.client_loss = 0.0
         self.disks_lost = 0
         self.clients: list[Client] = []
+        self.asked: list[Call] = []  # besides what clients did
         self.admin = Admin(self)
         names = [f"n{i + 1}" for i in range(voters + spares)]
         self.seats = {name: Seat(self.setting, name) for name in names}
@@ -79,8 +80,14 @@ class Cluster:
         return max(leaders, key=lambda process: process.node.term, default=None)
 
     def members(self) -> Membership:
-        """As the most advanced node knows them."""
-        return max((process.journal.membership for process in self.running()), key=lambda m: (m.index, len(m.members)))
+        """As the leader knows them, or for want of one whoever knows most of what is committed."""
+        leader = self.leader()
+        if leader is not None:
+            return leader.journal.membership
+        return max(
+            (process.journal.membership_at(process.machine.index) for process in self.running()),
+            key=lambda membership: (membership.index, len(membership.members)),
+        )
 
     def wait_for_leader(self, limit_s: float = 10.0) -> Process:
         if not self.world.run_while(lambda: self.leader() is None, limit_s, 0.01):
@@ -88,6 +95,45 @@ class Cluster:
         leader = self.leader()
         assert leader is not None
         return leader
+
+    def elect(self, name: str, limit_s: float = 10.0) -> Process:
+        """See to it that this one leads: whenever it may, it stands for election first."""
+
+        asked_at = -1.0
+
+        def undecided() -> bool:
+            nonlocal asked_at
+            leader = self.leader()
+            if leader is not None and leader.name == name:
+                return False
+            if leader is not None and self.network.is_clear(leader.name, name):
+                if self.world.now - asked_at > 0.5:
+                    asked_at = self.world.now
+                    leader.transfer(name, Attempt(lambda _: None))
+                return True
+            for process in self.running():
+                process.node._election_at = self.world.now + (0.0 if process.name == name else 1.0) + process.seat.clock_offset
+            self.process(name).post(lambda: None)
+            return True
+
+        if not self.world.run_while(undecided, limit_s, 0.02):
+            raise Violation(f"{name} was not elected within {limit_s} s")
+        return self.process(name)
+
+    def ask(self, name: str, op: Op, session: int = 99, seq: int = 1, padding: int = 0) -> list[Answer]:
+        """One question to one node, not asked again; where its answer will be."""
+        answers: list[Answer] = []
+        call = Call(f"to {name}", op, self.world.now)
+        self.asked.append(call)
+
+        def reply(answer: Answer) -> None:
+            answers.append(answer)
+            if not isinstance(answer, Exception | str):
+                call.answer, call.returned_at = answer, self.world.now
+
+        command = None if op.kind == "read" else Command(session, seq, op, padding)
+        self.process(name).ask(Attempt(reply, op, command))
+        return answers
 
     def call(self, op: Op, client: Client | None = None, limit_s: float = 15.0) -> Call:
         """Have a client do this and wait for its answer."""
@@ -111,6 +157,10 @@ class Cluster:
             elif not seat.refusal:
                 seat.start()
 
+    def heal_and_settle(self) -> None:
+        self.heal()
+        self.settle()
+
     def settle(self) -> None:
         """After `heal`: clients end, a write succeeds, all members come to the same state, histories are explained."""
         for client in self.clients:
@@ -122,10 +172,7 @@ class Cluster:
         dumps = {process.machine.dump() for process in self._members_running()}
         if len(dumps) != 1:
             raise Violation("state-machine safety: the states differ although their digests do not")
-        for call in (call for client in self.clients for call in client.history):
-            if call.answer is None and call.op.kind == "read":
-                continue
-        history.check(call for client in self.clients for call in client.history)
+        history.check([*self.asked, *(call for client in self.clients for call in client.history)])
 
     def _members_running(self) -> list[Process]:
         members = self.members()

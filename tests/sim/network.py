@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from tests.raft.faulty_disk import PowerLoss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raft.messages import Message
     from tests.sim.process import Process
     from tests.sim.world import World
@@ -53,6 +55,7 @@ class Network:
     world: World
     weather: Weather = CALM
     cut: set[tuple[str, str]] = field(default_factory=set)  # (sender, receiver)
+    watch: Callable[[str, str, Message], bool] = field(default=lambda *_: True)  # of every message sent; False loses it
     running: dict[str, Process] = field(default_factory=dict)
     _connections: dict[tuple[str, str], Connection] = field(default_factory=dict)
     _unaware: list[tuple[Process, str]] = field(default_factory=list)  # ends that do not know yet that theirs is broken
@@ -106,7 +109,7 @@ class Network:
         rng, weather, world = self._rng, self.weather, self.world
         if weather.refuse and rng.random() < weather.refuse:
             return False
-        if (sender.name, name) in self.cut:
+        if not self.watch(sender.name, name, message) or (sender.name, name) in self.cut:
             return True
         low, high = weather.delay_s
         delay = low + (high - low) * rng.random()
@@ -122,8 +125,9 @@ class Network:
             world.after(delay * rng.random(), lambda: self._break_if_same(connection, sender.name, name))
         return True
 
-    def is_connected(self, a: str, b: str) -> bool:
-        return _pair(a, b) in self._connections
+    def is_clear(self, a: str, b: str) -> bool:
+        """They are connected, and hear each other."""
+        return _pair(a, b) in self._connections and not {(a, b), (b, a)} & self.cut
 
     # -- events --------------------------------------------------------------------------------------------------------------
 
