@@ -38,6 +38,7 @@ LEADER_S: Final = 30.0
 JOIN_S: Final = 60.0
 STOP_S: Final = 90.0
 _POLL_S: Final = 0.1
+_LOOK_S: Final = 1.0
 _BACKOFF_S: Final = (1.0, 30.0)
 _SETTLED_S: Final = 60.0  # a node that has run for so long is started again at once
 
@@ -135,8 +136,8 @@ class LocalCluster:
     # --- running
 
     def run(self) -> int:
-        """Until a signal, or until no node is left; the exit code."""
-        while self._nodes or self._due_at:
+        """Until a signal, or until no node is left; the exit code. Nodes that were started by hand count."""
+        while self._nodes or self._due_at or local_plan.running(self.plan):
             for name in self._await_end():
                 self._ended(name)
             self._start_due()
@@ -146,7 +147,9 @@ class LocalCluster:
     def _await_end(self) -> list[str]:
         """The children that have ended; sooner or later."""
         children = {**self._nodes, **({"": self._mount} if self._mount is not None else {})}
-        timeout_s = max(min(self._due_at.values()) - time.monotonic(), 0.0) if self._due_at else None
+        timeout_s = None if self._nodes else _LOOK_S
+        if self._due_at:
+            timeout_s = max(min(self._due_at.values()) - time.monotonic(), 0.0)
         with contextlib.ExitStack() as stack:
             fds = {}
             for name, child in children.items():
@@ -165,7 +168,7 @@ class LocalCluster:
             self._tell(f"the mount has ended{_how(code)}; the cluster goes on")
             return
         child = self._nodes.pop(name)
-        alive = f"{len(self._nodes)} of {len(self.plan.nodes)} nodes run"
+        alive = f"{len(local_plan.running(self.plan))} of {len(self.plan.nodes)} nodes run"
         if self._restart:
             lasted = time.monotonic() - self._started_at[name] > _SETTLED_S
             delay = _BACKOFF_S[0] if lasted else self._delay_s.get(name, _BACKOFF_S[0])
@@ -200,6 +203,7 @@ class LocalCluster:
                 child.send_signal(signal.SIGTERM)
         for child in nodes.values():
             stop_child(child)
+        end(local_plan.running(self.plan).values())
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, interrupt)

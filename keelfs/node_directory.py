@@ -31,7 +31,9 @@ from raft.certificates import CertificateError
 from raft.disk import RealDisk
 from raft.errors import LogCorrupt, Refused, ReplicationError
 from raft.founding import STATE_NAME, found_cluster, join_cluster
+from raft.hard_state import FILE_NAME as HARD_STATE_NAME
 from raft.matching import SINGLE_TERM
+from raft.reserve import FILE_NAME as RESERVE_NAME
 from raft.snapshot_file import SnapshotDamaged, SnapshotReader
 from raft.tls import own_principal, server_context
 
@@ -115,7 +117,7 @@ def join(directory: Path, made: NodeSettings, cluster_id: str) -> Identity:
 
 def forget(directory: Path) -> None:
     """Undo `join`, after the cluster has refused the node: the directory holds nothing of ours any more."""
-    for name in (BASE_NAME, node_settings.FILE_NAME, "hard_state", identities.FILE_NAME):
+    for name in (BASE_NAME, node_settings.FILE_NAME, HARD_STATE_NAME, RESERVE_NAME, identities.FILE_NAME):
         with contextlib.suppress(FileNotFoundError):
             (directory / name).unlink()
 
@@ -208,7 +210,7 @@ def _require_no_node(directory: Path) -> None:
 
 def _require_empty(directory: Path) -> None:
     try:
-        if directory.exists() and next(directory.iterdir(), None) is not None:
+        if directory.exists() and {path.name for path in directory.iterdir()} - {"lost+found"}:
             raise ClientError(f"{directory} is not empty; a snapshot is restored into an empty directory")
     except NotADirectoryError:
         raise ClientError(f"{directory} is no directory", exit_code=ExitCode.USAGE) from None

@@ -1,15 +1,15 @@
 """When a majority of a cluster is lost for good: one survivor's directory becomes a cluster of one. Offline, and dangerous.
 
-What the survivor has is the new truth. Entries that were acknowledged and that it never received are lost; entries that it has and
-that were never acknowledged take effect. Rules:
-- The cluster gets another id first. The other old nodes, should they come back, are a cluster of their own that this one neither
-  hears nor is heard by: both could otherwise elect a leader. They must be wiped and added anew.
+What the survivor has is the new truth. Entries that were acknowledged and that it never received are lost; entries that it has
+and that were never acknowledged take effect. Rules:
+- The cluster gets another id first. The other old nodes, should they come back, are a cluster of their own that this one does
+  not hear and that does not hear it: both could otherwise elect a leader. They must be wiped and added anew.
 - Then a membership of this node alone goes to the end of its log, in a term in which it has voted for itself. That is what the
   node would have found if the others had been removed; everything after that is Raft as usual.
 - A crash in between leaves a node that can elect nobody; doing it again completes it.
 
-Not here: which survivor is the best. `look` says what that depends on: the log that ends with the highest term, and of those the
-longest.
+Not here: which survivor is the best. `look` says what that depends on: the log that ends with the highest term, and of those
+the longest.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def _describe(journal: Journal, identity: Identity, directory: str, state_index:
     membership = journal.membership
     own = next((member for member in membership.members if member.incarnation == identity.node_id), None)
     if own is None:
-        raise Refused(
-            errno.EINVAL, f"{directory} belongs to no member of a cluster that it knows: it was never added, or removed"
-        )
+        raise Refused(errno.EINVAL, f"{directory} belongs to no member of its cluster: it was never added, or it was removed")
     return Survivor(
         identity=identity,
         membership=membership,

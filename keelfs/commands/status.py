@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from protos import admin_pb2
 
 
+SINGLE = "single"  # the role of a node that is no cluster's
+
+
 def describe(reply: admin_pb2.StatusReply) -> dict[str, Any]:
     """A server as JSON (schema in docs/OPERATING.md): the reply's own fields, numbers as numbers."""
     facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields if field.name != "sessions"}
@@ -31,6 +34,7 @@ def status(
     """Show a server's role, log, store and sessions."""
     with admin(server_admin_addresses(server, admin_at)) as client:
         reply = client.status()
+        members = client.members().members if reply.role != SINGLE and not as_json else ()
     if as_json:
         emit_json(describe(reply))
         return
@@ -39,7 +43,9 @@ def status(
             ("version", reply.version),
             ("cluster", reply.cluster_id),
             ("node", reply.node_id),
+            *((("name", reply.name),) if members else ()),
             ("role", f"{reply.role} (term {reply.term})"),
+            *((("leader", reply.leader or "none"),) if members else ()),
             ("state", f"read-only: {reply.read_only_reason}" if reply.read_only else "writable"),
             ("up", f"{reply.uptime_ms / 1000:.0f} s"),
             ("log index", f"{reply.index_applied} applied, {reply.index_checkpointed} checkpointed"),
@@ -51,6 +57,12 @@ def status(
             ("slices to delete", reply.slices_doomed),
         )
     )
+    if members:
+        emit_table(
+            "",
+            ("member", "vote", "connected", "clients", "admin"),
+            ((m.name, "voter" if m.voter else "learner", "yes" if m.reachable else "no", m.client, m.admin) for m in members),
+        )
     if reply.sessions:
         emit_table(
             "",

@@ -83,10 +83,12 @@ def show(file: FileArgument, as_json: JsonOption = False) -> None:
     if as_json:
         emit_json(facts)
         return
-    facts["created"] = time_text(facts.pop("created_ns"))
-    facts["size"] = size_text(facts["size"])
-    facts["members"] = ", ".join(member["name"] for member in facts["members"])
-    emit_fields(facts.items())
+    shown = {
+        "created_ns": ("created", time_text(facts["created_ns"])),
+        "size": ("size", size_text(facts["size"])),
+        "members": ("members", ", ".join(member["name"] for member in facts["members"])),
+    }
+    emit_fields(shown.get(key, (key, value)) for key, value in facts.items())
 
 
 @app.command("restore")

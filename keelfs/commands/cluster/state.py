@@ -54,7 +54,7 @@ def status(server: ServerArgument = "", admin_at: AdminOption = "", as_json: Jso
 
 
 def _row(node: NodeView) -> tuple[object, ...]:
-    note = node.why.split(". ")[0] if not node.answers else f"read-only: {node.read_only_reason}" if node.read_only else ""
+    note = "does not answer" if not node.answers else f"read-only: {node.read_only_reason}" if node.read_only else ""
     lag = "" if node.lag is None else node.lag
     return (
         node.name,
