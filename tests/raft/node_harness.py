@@ -12,24 +12,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faulty_disk import FaultyDisk
-from journal_harness import OPTIONS, member, opened
+from journal_harness import member, opened
 
 from raft.base import Base
+from raft.journal import JournalOptions
 from raft.membership import Membership
 from raft.messages import Append, AppendReply, Message, PreVote, PreVoteReply, Vote, VoteReply
 from raft.node import RaftNode, SnapshotMeta
 from raft.record import DATA, Entry
 from raft.timing import Flow, Timing
 from raft.upstream import LEADER
+from raft.wal import WalOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from raft.errors import ReplicationError
-    from raft.journal import JournalOptions
 
 M = TypeVar("M")
 TIMING = Timing()
+#: No new segment in the middle of a test, and little in memory, so that the disk is read.
+ROOMY = JournalOptions(wal=WalOptions(1 << 15, 1 << 15), tail_bytes=2000, retain_bytes=0)
 
 
 @dataclass
@@ -127,7 +130,7 @@ class Lab:
         base: tuple[int, int] | None = None,
         flow: Flow | None = None,
         seed: int = 1,
-        options: JournalOptions = OPTIONS,
+        options: JournalOptions = ROOMY,
     ) -> None:
         """`terms`: of the log's entries from 1 (or after `base`: index and term) on; `term` is at least the last of these."""
         self.disk = FaultyDisk()
