@@ -74,6 +74,8 @@ class Leadership:
     def elsewhere(self) -> Ending:
         """How a stream ends at a node that does not lead."""
         leader = self.leader
+        if leader is not None and leader.name == self._name and self.reign is not None:
+            leader = None  # that is what is ending now
         if leader is None:
             detail = f"{self._me} does not lead, and knows of no leader yet; try again, here or at another node"
         elif leader.name == self._name:

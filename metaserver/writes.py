@@ -234,7 +234,8 @@ class Writes:
                 future.exception()  # looked at; whoever waited was told already
             return
         batch, self._under_way = self._under_way, []
-        # The next entry is on its way to the disk while this one's answers are written.
+        # The next entry is on its way to the disk while this one's answers are written. It is not applied within the call, so
+        # what its observers queue (invalidations) leaves after these answers.
         if self._queue:
             self._propose()
         for waiting, outcome in zip(batch, self._outcomes(batch, future), strict=True):

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 DEADLINE_S = 10.0
 
 
+def channel(address: str, credentials: grpc.ChannelCredentials | None, options: Any = ()) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
 class Peer:
     """One stream."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.max_send_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._channel = channel(address, credentials, options)
         self.call: Any = self._channel.stream_stream("/keelfs.meta.v1.Meta/Session")()
         self.attached = meta_pb2.Attached()
         self.notes: list[meta_pb2.Notification] = []
@@ -122,8 +128,9 @@ def ino_of(response: meta_pb2.Response) -> int:
 class Harness:
     """A server in this process."""
 
-    def __init__(self, server: Server, listen: str, admin: str) -> None:
+    def __init__(self, server: Server, listen: str, admin: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.server = server
+        self.credentials = credentials
         self.listen = listen
         self.admin = admin
         self._peers: list[Peer] = []
@@ -133,14 +140,14 @@ class Harness:
 
     def stranger(self) -> Peer:
         """A stream that has not attached."""
-        peer = Peer(self.admin)
+        peer = Peer(self.admin, self.credentials)
         self._peers.append(peer)
         return peer
 
     @asynccontextmanager
     async def admin_stub(self) -> AsyncIterator[Any]:
-        async with grpc.aio.insecure_channel(self.admin) as channel:
-            yield admin_pb2_grpc.AdminStub(channel)
+        async with channel(self.admin, self.credentials) as opened:
+            yield admin_pb2_grpc.AdminStub(opened)
 
     async def make_volume(self, name: str = "vol", **settings: Any) -> admin_pb2.Volume:
         text = json.dumps({"store": "file:///tmp/nowhere"} | settings)
