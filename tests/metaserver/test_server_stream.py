@@ -1,4 +1,5 @@
-"""The session stream over real gRPC: attach, operations, invalidation, exactly once, bad input, restart."""
+"""The session stream: attach, operations, invalidation, exactly once, bad input, restart. Every test on both transports, framed
+and gRPC."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import errno
 
 import grpc
 import pytest
-from stream_peer import ino_of, serving
+from framed_call import FramedPeer
+from stream_peer import Harness, ino_of, serving
 
 from metaserver import wire
 from protos import meta_pb2
@@ -15,6 +17,20 @@ from protos.attr_layout import ATTR
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Code = grpc.StatusCode
+
+
+@pytest.fixture(autouse=True, params=["framed", "grpc"])
+def transport(request, monkeypatch):
+    """What the peers of a test speak."""
+
+    def stranger(harness):
+        peer = FramedPeer(harness.listen)
+        harness._peers.append(peer)
+        return peer
+
+    if request.param == "framed":
+        monkeypatch.setattr(Harness, "stranger", stranger)
+    return request.param
 
 
 # --- attach ---------------------------------------------------------------------------------------------------------
@@ -387,7 +403,9 @@ async def test_too_many_requests_in_a_frame(tmp_path):
 @pytest.mark.parametrize(
     ("size", "code"), [(wire.FRAME_BYTES_MAX + 1, Code.INVALID_ARGUMENT), (32 << 20, Code.RESOURCE_EXHAUSTED)]
 )
-async def test_an_oversized_message(tmp_path, size, code):
+async def test_an_oversized_message(tmp_path, size, code, transport):
+    if transport == "framed":  # judges every length by itself, before the frame has arrived
+        code = Code.RESOURCE_EXHAUSTED
     async with serving(tmp_path) as harness:
         good, bad = await harness.peer(), await harness.peer()
         await bad.call.write(bytes(size))
