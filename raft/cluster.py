@@ -193,7 +193,7 @@ class ClusterReplicator:
             name=options.name,
             listen=options.peer_listen,
             tls=options.tls,
-            membership=lambda: journal.membership,
+            membership=lambda: self._node.acquaintances,
             hello=lambda: _durable(journal),
             book=self._book,
             on_message=self._on_message,

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protos import peer_pb2 as pb
 from raft.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MEMBERS_MAX: Final = 9
 ADDRESS_MAX: Final = 256
@@ -103,6 +106,17 @@ def require_quorum(after: Membership, reachable: frozenset[str]) -> None:
             f"after this change the cluster would need {after.quorum} voters and can reach {alive}: it would stop. "
             "Bring the missing nodes back, or remove those that are lost first",
         )
+
+
+def acquaintances(newest_first: Sequence[Membership]) -> Membership:
+    """Everybody who is a member by one of these, as the newest one has them: whom to talk to while it is open which will count.
+
+    A change that is in this node's log but not committed may never be. A node that had broken with whom it removes could not
+    hear from them that it was not, nor elect one of them.
+    """
+    newest = newest_first[0]
+    known = {member.name: member for membership in reversed(newest_first) for member in membership.members}
+    return _with(newest, tuple(known.values()))
 
 
 def encode(membership: Membership) -> bytes:

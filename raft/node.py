@@ -119,6 +119,7 @@ class RaftNode(Replication):
         self._incoming: SnapshotMeta | None = None
         self._pulled_at = 0  # the piece of it that was asked for last
         self._installing = False
+        self._told_settled = True
         self._settling: tuple[SnapshotMeta, Membership, bytes] | None = None  # installed, and the journal does not know yet
         self._applied_index = applied_index
         self._ticked_at = clock()
@@ -272,9 +273,28 @@ class RaftNode(Replication):
             self._count()  # this node too
             self._settle_change()
         self._tell_role()  # before what this role has committed
+        self._tell_acquaintances()
         self._hand_over()
         if self.role == LEADER and self._transfer_to is not None:
             self._continue_transfer()
+
+    @property
+    def acquaintances(self) -> Membership:
+        """Whom to let in and whom to call: the members, and those who are as long as an uncommitted change is not committed."""
+        newest_first = [self.members]
+        while newest_first[-1].index > self.commit_index:
+            try:
+                newest_first.append(self.journal.membership_at(newest_first[-1].index - 1))
+            except ValueError:  # the one before is not known any more; so it was committed
+                break
+        return members.acquaintances(newest_first)
+
+    def _tell_acquaintances(self) -> None:
+        """A change is committed: those who are gone for good need not be listened to any more."""
+        settled = self.members.index <= self.commit_index
+        if settled and not self._told_settled:
+            self.events.membership_changed(self.members)
+        self._told_settled = settled
 
     def _count(self) -> None:
         self._advance_commit()
@@ -575,6 +595,8 @@ class RaftNode(Replication):
         self._sync()  # so that what is about to be acknowledged stays if it follows the snapshot
         self.journal.reset(snapshot.index, snapshot.term, membership)
         self._settling = None
+        if self._reply is not None and self._reply.match > self.journal.last_index:
+            self._reply = None  # of entries that are not there any more
         self.commit_index = max(self.commit_index, snapshot.index)
         self.handed_index = self._applied_index = snapshot.index
         self._handed_bytes.clear()

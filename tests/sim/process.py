@@ -174,7 +174,7 @@ class Process:
             journal.last_term,
             journal.membership.index,
         )
-        here = Circumstances(CLUSTER_ID, self.name, self.journal.membership, other.name, other.name)
+        here = Circumstances(CLUSTER_ID, self.name, self.node.acquaintances, other.name, other.name)
         refusal = judge(hello, here, self.book)
         if refusal is not None:
             self.world.trace(f"{self.name}: refuses {other.name}: {refusal.reason}")
@@ -184,7 +184,7 @@ class Process:
         return True
 
     def still_admits(self, other: Process) -> bool:
-        return belongs(other.name, other.incarnation, other.journal.membership.index, self.journal.membership)
+        return belongs(other.name, other.incarnation, other.journal.membership.index, self.node.acquaintances)
 
     def on_connected(self, name: str) -> None:
         self.post(lambda: self.node.connected(name))

@@ -550,6 +550,26 @@ def test_a_clock_that_jumps_an_hour_does_no_harm(name: str, jump: float) -> None
     cluster.heal_and_settle()
 
 
+def test_a_removal_that_was_never_committed_cuts_nobody_off() -> None:
+    """n1, cut off, has logged that n3 is out; n3 is elected by n2. n1 must still let n3 in, or it never learns better.
+
+    Seed 5218: it refused the others' leader as "not-member" for ever.
+    """
+    cluster = started()
+    cluster.network.isolate("n1")
+    cluster.admin.change(lambda now: members.remove(now, "n3"), force=True)
+    cluster.world.run_until(cluster.world.now + 0.01)
+    assert "n3" not in cluster.process("n1").journal.membership
+    cluster.elect("n3", 30)
+    cluster.call(ADD)
+    cluster.network.heal()
+    cluster["n2"].crash("kill")
+    cluster["n2"].unplugged = True
+    assert cluster.call(ADD).answer == 3, "n3 and n1 are a majority"
+    cluster["n2"].unplugged = False
+    cluster.heal_and_settle()
+
+
 def test_a_transfer_hands_leadership_over_without_losing_a_write() -> None:
     cluster = started()
     client = cluster.add_client(0.02)
