@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaserver.config import EXIT_CONFIG, ServerConfig, ServerError
-from raft.tls import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from raft.tls import TlsFiles
 
 
 def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
@@ -50,6 +51,8 @@ def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
 def tls_files(ca: str | None, cert: str | None, key: str | None) -> TlsFiles | None:
     """All three or none. Raises ServerError."""
     if ca and cert and key:
+        from raft.tls import TlsFiles
+
         return TlsFiles(ca, cert, key)
     missing = [option for option, path in (("--tls-ca", ca), ("--tls-cert", cert), ("--tls-key", key)) if not path]
     if len(missing) < 3:

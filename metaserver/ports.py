@@ -16,8 +16,6 @@ from metaserver.config import EXIT_ADDRESS, EXIT_CONFIG, ServerError, split_addr
 from metaserver.framed import FramedListener
 from metaserver.service import GRPC_OPTIONS, SERVICE
 from protos import admin_pb2_grpc
-from raft.certificates import CertificateError
-from raft.tls import pem_bytes, server_context
 
 if TYPE_CHECKING:
     import ssl
@@ -81,6 +79,10 @@ def _tls(files: TlsFiles | None) -> tuple[ssl.SSLContext | None, grpc.ServerCred
     """For the one port and the other; None: plaintext, which the config has allowed. Raises ServerError."""
     if files is None:
         return None, None
+    # A tenth of a start is spent on this import, which a plaintext node need not pay.
+    from raft.certificates import CertificateError
+    from raft.tls import pem_bytes, server_context
+
     try:
         context, pem = server_context(files), pem_bytes(files)
     except CertificateError as error:

@@ -31,7 +31,7 @@ from metaserver.applier import Applier
 from metaserver.barrier import NoQuorum
 from metaserver.cluster_admin import ClusterAdmin
 from metaserver.command_line import parse
-from metaserver.config import EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError
+from metaserver.config import EXIT_ADDRESS, EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError
 from metaserver.health import Health
 from metaserver.leadership import Leadership
 from metaserver.observed import ObservedState
@@ -66,6 +66,9 @@ def _explain(error: Exception, config: ServerConfig) -> ServerError:
             return ServerError(f"the data in {config.data_dir} cannot be used: {error}", EXIT_CORRUPT)
         case StoreError():
             return ServerError(f"the data directory cannot be used: {error}", EXIT_DATA)
+        case OSError() if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            where = config.peer_listen
+            return ServerError(f"cannot listen on {where} (--peer-listen): {error.strerror or error}", EXIT_ADDRESS)
         case OSError() if error.errno in (errno.EBUSY, errno.EAGAIN):
             return ServerError(f"the data directory {config.data_dir} is in use by another server", EXIT_DATA)
         case OSError():
