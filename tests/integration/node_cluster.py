@@ -1,0 +1,149 @@
+"""A cluster of real node processes with certificates, a volume, and mounts; nodes can be killed, frozen, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any, Self
+
+from keelfs import local_plan
+from keelfs.cluster_up import LocalCluster
+from metaserver.core import invariants
+from metaserver.store.layered import LayeredStore
+from tests.fuse.cluster import DEADLINE_S, Process, keelfs, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+OPTIONS = ("--session-ttl", "20s", "--delete-delay", "0s")
+
+
+class NodeCluster:
+    """`nodes` are their processes by name, all running after `start`."""
+
+    def __init__(self, home: Path, count: int = 3) -> None:
+        home.chmod(0o755)
+        self.home = home
+        self.plan = local_plan.plan(home / "cluster", count)
+        self.nodes: dict[str, Process] = {}
+        self.mounts: dict[str, Process] = {}
+
+    @property
+    def url(self) -> str:
+        return self.plan.url
+
+    def data(self, name: str) -> Path:
+        return self.plan.directory / name
+
+    def start(self) -> None:
+        """Found the cluster, with its volume, and run the nodes."""
+        with LocalCluster(self.plan, None, print) as made:
+            made.start()
+        for node in self.plan.nodes:
+            arguments = ("server", "--data", self.plan.data(node), *OPTIONS)
+            self.nodes[node.name] = Process(self.home / f"{node.name}.log", *arguments)
+        self.start_nodes(self.nodes)
+
+    def start_nodes(self, names: object) -> None:
+        """All at once: a node alone waits for nobody, but two starts side by side are faster."""
+        assert isinstance(names, dict | list | set | tuple)
+        for name in names:
+            self.nodes[name].start()
+
+    def keelfs(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command, as a client with a certificate."""
+        return keelfs(*arguments, check=check, env={**os.environ, **self.plan.client_env})
+
+    def status(self) -> dict[str, Any]:
+        """What `keelfs cluster status --json` says."""
+        found: dict[str, Any] = json.loads(self.keelfs("cluster", "status", self.url, "--json").stdout)
+        return found
+
+    def leader(self) -> str:
+        """By asking until somebody leads."""
+        found: list[str] = []
+
+        def look() -> bool:
+            found[:] = [self.status().get("leader") or ""]
+            return bool(found[0])
+
+        wait_for(look, "a leader")
+        return found[0]
+
+    def pid_of(self, name: str) -> int:
+        return self.nodes[name].pid
+
+    def freeze(self, name: str) -> None:
+        os.kill(self.pid_of(name), signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        os.kill(self.pid_of(name), signal.SIGCONT)
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL, all at the same moment."""
+        for name in names:
+            os.kill(self.pid_of(name), signal.SIGKILL)
+        for name in names:
+            child = self.nodes[name].child
+            assert child is not None
+            child.wait(DEADLINE_S)
+
+    def healthy(self) -> None:
+        """Until every voter works."""
+        wait_for(
+            lambda: self.keelfs("cluster", "health", self.url, check=False).returncode == 0, "a healthy cluster", 2 * DEADLINE_S
+        )
+
+    def verify(self) -> None:
+        """All nodes have the same state; a failure says which have not."""
+        self.healthy()
+        done = self.keelfs("cluster", "verify", self.url, check=False)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+    def mount(self, name: str, *options: str) -> Path:
+        path = self.home / name
+        path.mkdir(exist_ok=True)
+        process = Process(self.home / f"{name}.log", "mount", self.url, path, *options, env=self.plan.client_env)
+        process.start()
+        self.mounts[name] = process
+        return path
+
+    def unmount(self, name: str) -> None:
+        process = self.mounts.pop(name)
+        keelfs("umount", self.home / name)
+        assert process.child is not None
+        assert process.child.wait(DEADLINE_S) == 0, (self.home / f"{name}.log").read_text()[-2000:]
+
+    def log_has(self, name: str, pattern: str) -> bool:
+        return re.search(pattern, (self.home / f"{name}.log").read_text()) is not None
+
+    def stop(self) -> None:
+        """All nodes, politely."""
+        for process in self.nodes.values():
+            if process.child is not None and process.child.poll() is None:
+                process.child.send_signal(signal.SIGCONT)
+                process.child.send_signal(signal.SIGTERM)
+        for process in self.nodes.values():
+            process.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for name in list(self.mounts):
+            subprocess.run(["umount", "-l", str(self.home / name)], check=False, capture_output=True)
+            self.mounts.pop(name).stop()
+        self.stop()
+
+
+def state_violations(data: Path) -> list[str]:
+    """Of the invariants, in the state that a node has left on the disk."""
+    store = LayeredStore.open(data / "state", create=False)
+    try:
+        return [str(violation) for violation in invariants.check(store)]
+    finally:
+        store.close()
