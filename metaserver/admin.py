@@ -7,6 +7,7 @@ becomes a gRPC status at one place (refusals.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import uuid
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,7 @@ from metaserver.status import doomed_count
 from protos import admin_pb2, admin_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from metaserver.cluster_admin import ClusterAdmin
     from metaserver.core.model import Extent, Inode, Volume
@@ -222,9 +223,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @streaming
     async def SaveSnapshot(
         self, request: admin_pb2.SaveSnapshotRequest, context: object
-    ) -> AsyncIterator[admin_pb2.SnapshotPiece]:
-        async for piece in self._cluster.save():
-            yield piece
+    ) -> AsyncGenerator[admin_pb2.SnapshotPiece, None]:
+        async with contextlib.aclosing(self._cluster.save()) as pieces:  # frees the file as soon as the caller leaves
+            async for piece in pieces:
+                yield piece
 
     # --- inodes ---
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import uuid
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import structlog
@@ -20,7 +21,7 @@ from raft import membership
 from raft.api import PeerProgress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from raft.api import ClusterControl, Replicator
@@ -132,7 +133,13 @@ class ClusterAdmin:
 
     async def add(self, request: admin_pb2.AddMemberRequest) -> admin_pb2.MembersReply:
         """A new learner."""
-        member = membership.Member(request.name, request.incarnation, request.peer, request.client, request.admin, voter=False)
+        try:
+            incarnation = str(uuid.UUID(request.incarnation))
+        except ValueError:
+            raise AdminError(
+                errno.EINVAL, "bad-incarnation", "a node's incarnation is the UUID that `keelfs cluster add` gave its directory"
+            ) from None
+        member = membership.Member(request.name, incarnation, request.peer, request.client, request.admin, voter=False)
         return await self._change("added", member.name, lambda now: membership.add(now, member), force=False)
 
     async def promote(self, request: admin_pb2.MemberRequest) -> admin_pb2.MembersReply:
@@ -186,7 +193,7 @@ class ClusterAdmin:
             raise AdminError(errno.ENOENT, "no-digest", message) from error
         return admin_pb2.DigestReply(index=digest.index, state=digest.state, chain=digest.chain, keys=digest.keys)
 
-    async def save(self) -> AsyncIterator[admin_pb2.SnapshotPiece]:
+    async def save(self) -> AsyncGenerator[admin_pb2.SnapshotPiece, None]:
         """A backup, piece by piece. One at a time: each needs the disk space of a whole state."""
         if self._saving.locked():
             raise AdminError(errno.EBUSY, "busy", "another snapshot of this node is being saved; try again when it is done")

@@ -5,6 +5,7 @@ The refusals of the parts below are translated here too. docs/WIRE.md lists the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -19,7 +20,7 @@ from metaserver.store.errors import StoreError
 from raft.errors import NotLeader, Refused, ReplicationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 _CODES: Final = {
     errno.ENOENT: grpc.StatusCode.NOT_FOUND,
@@ -111,15 +112,16 @@ def answering(method: Callable[[Any, Any, Any], Awaitable[Any]]) -> Callable[[An
     return answer
 
 
-def streaming(method: Callable[[Any, Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any, Any], AsyncIterator[Any]]:
+def streaming(method: Callable[[Any, Any, Any], AsyncGenerator[Any, None]]) -> Callable[[Any, Any, Any], AsyncIterator[Any]]:
     """The same for a call that answers with a stream."""
 
     @functools.wraps(method)
     async def answer(self: Guarded, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
             self.require_ready()
-            async for piece in method(self, request, context):
-                yield piece
+            async with contextlib.aclosing(method(self, request, context)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except _REFUSALS as error:
             await _abort(error, self, context)
 

@@ -31,7 +31,7 @@ from metaserver.applier import Applier
 from metaserver.barrier import NoQuorum
 from metaserver.cluster_admin import ClusterAdmin
 from metaserver.command_line import parse
-from metaserver.config import EXIT_ADDRESS, EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError
+from metaserver.config import EXIT_ADDRESS, EXIT_CONFIG, EXIT_CORRUPT, EXIT_DATA, EXIT_FAILURE, ServerConfig, ServerError
 from metaserver.health import Health
 from metaserver.leadership import Leadership
 from metaserver.observed import ObservedState
@@ -169,6 +169,7 @@ class Server:
             node_id=identity.node_id,
             name=self.config.name,
         )
+        self._check_seat()
         self._leadership.open()
         if self._cluster is None:
             self._leadership.switch(True)
@@ -177,6 +178,20 @@ class Server:
         await self._tell_health()
         _log.info("serving", listen=ready.listen, admin=ready.admin, data=str(self.config.data_dir))
         return ready
+
+    def _check_seat(self) -> None:
+        """Whether the cluster knows this directory as what the config says. Raises ServerError."""
+        if self._cluster is None:
+            return
+        config, node_id = self.config, self._replicator.identity.node_id
+        for member in self._cluster.membership.members:
+            if member.incarnation != node_id:
+                continue
+            if member.name != config.name:
+                raise ServerError(f"{config.data_dir} is node {member.name!r} of its cluster, not {config.name!r}", EXIT_CONFIG)
+            told = config.advertise_client or self._ready.listen
+            if member.client != told:
+                _log.warning("clients are sent to another address than this node's", sent_to=member.client, own=told)
 
     async def wait(self) -> None:
         """Return when the server is asked to end; raises ServerError when it cannot go on."""

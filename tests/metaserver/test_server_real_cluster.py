@@ -12,7 +12,7 @@ import grpc
 import pytest
 from stream_peer import Harness, channel, ino_of, serving
 
-from metaserver.config import ServerConfig
+from metaserver.config import ServerConfig, ServerError
 from metaserver.server import Server
 from protos import admin_pb2, admin_pb2_grpc, meta_pb2
 from raft.certificates import make_ca, make_client, make_node
@@ -160,6 +160,15 @@ async def test_a_session_outlives_its_leader_and_every_op_happens_once(tmp_path)
             pieces = [piece async for piece in stub.SaveSnapshot(admin_pb2.SaveSnapshotRequest())]
             assert sum(len(piece.data) for piece in pieces) == pieces[0].size
         assert not [path for path in (first.data / "snapshots").rglob("*") if path.is_file()]
+
+
+async def test_a_directory_does_not_start_under_another_name(tmp_path):
+    async with grown(tmp_path, ("n1",)) as (node,):
+        await node.stop()
+        make_node(tmp_path / "certs", "n2", ["127.0.0.1"])
+        node.name, node.tls = "n2", TlsFiles.of(tmp_path / "certs", "n2")
+        with pytest.raises(ServerError, match="is node 'n1' of its cluster, not 'n2'"):
+            await node.start()
 
 
 async def test_who_has_no_certificate_of_the_cluster_is_not_served(tmp_path):
