@@ -12,7 +12,7 @@ import traceback
 import typer
 
 from fuseclient.errors import ClientError
-from keelfs.commands import bench, demo, info, mount, server, status, up, version, volume
+from keelfs.commands import bench, certs, cluster, demo, info, mount, server, status, up, version, volume
 from keelfs.console import fail
 from keelfs.exit_codes import ExitCode
 
@@ -33,6 +33,8 @@ app.command("umount")(mount.umount)
 app.command("status")(status.status)
 app.command("info")(info.info)
 app.add_typer(volume.app, name="volume")
+app.add_typer(certs.app, name="certs")
+app.add_typer(cluster.app, name="cluster")
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

@@ -126,6 +126,31 @@ def make_client(directory: Path, name: str, *, days: int = LEAF_DAYS, clock: Cal
     return _make_leaf(directory, name, CLIENT_URI, [], [ExtendedKeyUsageOID.CLIENT_AUTH], days, clock)
 
 
+def make_all(
+    directory: Path,
+    nodes: Sequence[str],
+    hosts: Sequence[str],
+    clients: Sequence[str] = (),
+    *,
+    days: int = LEAF_DAYS,
+    clock: Callable[[], float] = time.time,
+) -> list[Path]:
+    """A CA and the certificates of nodes, all at the same `hosts`, and of clients. What can be refused is refused before
+    anything is made. Raises CertificateError."""
+    names = [*nodes, *clients]
+    for name in names:
+        _check_name(name)
+        if names.count(name) > 1:
+            raise CertificateError(f"{name!r} is named twice; every node and client needs a name of its own")
+    for host in hosts:
+        _general_name(host)
+    for name in (CA_NAME, *names):
+        _require_absent(directory, name)
+    made = [make_ca(directory, clock=clock)]
+    made += [make_node(directory, name, hosts, days=days, clock=clock) for name in nodes]
+    return made + [make_client(directory, name, days=days, clock=clock) for name in clients]
+
+
 def _make_leaf(
     directory: Path,
     name: str,
@@ -135,8 +160,7 @@ def _make_leaf(
     days: int,
     clock: Callable[[], float],
 ) -> Path:
-    if not NAME.fullmatch(name) or name == CA_NAME:
-        raise CertificateError(f"{name[:64]!r} is no name for a certificate: use up to 32 of a-z, 0-9 and '-', but not 'ca'")
+    _check_name(name)
     _require_absent(directory, name)
     ca, ca_key = _load_ca(directory)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -154,6 +178,11 @@ def _make_leaf(
         .sign(ca_key, hashes.SHA256())
     )
     return _write(directory, name, key, certificate)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or name == CA_NAME:
+        raise CertificateError(f"{name[:64]!r} is no name for a certificate: use up to 32 of a-z, 0-9 and '-', but not 'ca'")
 
 
 def _builder(

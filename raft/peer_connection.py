@@ -230,6 +230,8 @@ class PeerConnection(asyncio.Protocol):
             splitter.feed(data)
             while self.state is not State.CLOSED and not self._deaf and (raw := splitter.take()) is not None:
                 self._frame(decode(raw))
+        if self._tls is not None and self._tls.ended:
+            self.close(self.why)
 
     def _prove(self) -> bool:
         """TLS is established: whose certificate is it?"""

@@ -42,6 +42,7 @@ class TlsSession:
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self.established = False
+        self.ended = False  # the other side said goodbye: nothing more comes
 
     def start(self) -> None:
         """The side that connects speaks first."""
@@ -56,10 +57,9 @@ class TlsSession:
         try:
             while part := self._object.read(_READ_BYTES):
                 parts.append(part)
+            self.ended = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            pass  # the other side said goodbye; the end of its stream follows
         except ssl.SSLError as error:
             raise TlsFailed(_reason(error)) from error
         return parts[0] if len(parts) == 1 else b"".join(parts)

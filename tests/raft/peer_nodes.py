@@ -42,12 +42,25 @@ QUICK = PeerLimits(
 )
 
 
+_alive: list[Node | Stranger] = []
+
+
+async def _cleaned(test: Coroutine[Any, Any, None]) -> None:
+    """A test that fails leaves sockets behind, and uvloop never closes while there are any."""
+    try:
+        await test
+    finally:
+        for one in _alive:
+            await one.close()
+        _alive.clear()
+
+
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     """Runs the test on asyncio's own event loop and on uvloop."""
 
     def run(*args: Any, loop_factory: Callable[[], asyncio.AbstractEventLoop], **kwargs: Any) -> None:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(test(*args, **kwargs))
+            runner.run(_cleaned(test(*args, **kwargs)))
 
     functools.update_wrapper(run, test)
     del run.__dict__["__wrapped__"]
@@ -104,7 +117,11 @@ class Node:
             limits=self.limits,
         )
         self.address = await self.transport.start()
+        _alive.append(self)
         return self
+
+    async def close(self) -> None:
+        await self.transport.close()
 
     def on_message(self, name: str, message: Message) -> None:
         self.events.append(("message", name, message))
@@ -148,7 +165,7 @@ async def meet(*nodes: Node) -> None:
 
 async def close(*nodes: Node) -> None:
     for node in nodes:
-        await node.transport.close()
+        await node.close()
 
 
 def certificates(directory: Path, *names: str, clock: Callable[[], float] = time.time) -> None:
@@ -163,6 +180,7 @@ class Stranger:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        _alive.append(self)
 
     @classmethod
     async def connect(cls, address: str, context: ssl.SSLContext | None = None) -> Stranger:

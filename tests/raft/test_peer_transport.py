@@ -251,7 +251,7 @@ async def test_a_reader_that_stands_still_bounds_what_waits(files: Files) -> Non
     limits = replace(QUICK, connection=replace(QUICK.connection, queue_bytes_max=4 << 20))
     a, b = Node("n1", files["n1"], limits), Node("n2", files["n2"])
     await meet(a, b)
-    (line,) = b.transport._all
+    line = b.transport._open["n1"]
     assert line._transport is not None
     line._transport.pause_reading()
     taken = 0
@@ -286,7 +286,7 @@ async def test_a_silent_peer_is_given_up_and_a_slow_one_is_not() -> None:
 
     answering = asyncio.ensure_future(answer())
     await until(lambda: node.is_connected("n3"))
-    (line,) = node.transport._all
+    line = node.transport._open["n3"]
     quiet_from = line.bytes_in
     await until(lambda: line.bytes_in > quiet_from + 100)  # it lives on for many times the silence
     assert node.events.count(("disconnected", "n3")) == 0
@@ -332,7 +332,7 @@ async def test_pings_are_answered_and_their_flood_is_bounded() -> None:
             peer.write_raw(flood)
             await peer.writer.drain()
 
-    (line,) = node.transport._all
+    line = node.transport._open["n2"]
     assert line._transport is not None
     line._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -374,7 +374,7 @@ async def test_close_sends_what_waits(files: Files) -> None:
 async def test_close_returns_although_nobody_reads() -> None:
     a, b = Node("n1"), Node("n2")
     await meet(a, b)
-    (line,) = b.transport._all
+    line = b.transport._open["n1"]
     assert line._transport is not None
     line._transport.pause_reading()
     for number in range(300):
