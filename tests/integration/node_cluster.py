@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from keelfs import local_plan
+from fuseclient.errors import ClientError
+from keelfs import cluster_view, local_plan
+from keelfs.admin_client import AdminClient
 from keelfs.cluster_up import LocalCluster
+from keelfs.cluster_view import Level
 from metaserver.core import invariants
 from metaserver.store.layered import LayeredStore
 from tests.fuse.cluster import DEADLINE_S, Process, keelfs, wait_for
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
+
+    from keelfs.cluster_view import ClusterView
 
 OPTIONS = ("--session-ttl", "20s", "--delete-delay", "0s")
 
@@ -58,18 +64,24 @@ class NodeCluster:
         """The command, as a client with a certificate."""
         return keelfs(*arguments, check=check, env={**os.environ, **self.plan.client_env})
 
-    def status(self) -> dict[str, Any]:
-        """What `keelfs cluster status --json` says."""
-        found: dict[str, Any] = json.loads(self.keelfs("cluster", "status", self.url, "--json").stdout)
-        return found
+    def connect(self, address: str) -> AbstractContextManager[AdminClient]:
+        return contextlib.closing(AdminClient(address, timeout_s=5, tls=self.plan.client_tls))
+
+    def view(self) -> ClusterView | None:
+        """What every node says; None while none answers."""
+        try:
+            return cluster_view.look(self.plan.admin_addresses, self.connect)
+        except ClientError:
+            return None
 
     def leader(self) -> str:
         """By asking until somebody leads."""
         found: list[str] = []
 
         def look() -> bool:
-            found[:] = [self.status().get("leader") or ""]
-            return bool(found[0])
+            view = self.view()
+            found[:] = [view.leader] if view is not None and view.leader else []
+            return bool(found)
 
         wait_for(look, "a leader")
         return found[0]
@@ -94,9 +106,12 @@ class NodeCluster:
 
     def healthy(self) -> None:
         """Until every voter works."""
-        wait_for(
-            lambda: self.keelfs("cluster", "health", self.url, check=False).returncode == 0, "a healthy cluster", 2 * DEADLINE_S
-        )
+
+        def look() -> bool:
+            view = self.view()
+            return view is not None and cluster_view.judge(view).level is Level.OK
+
+        wait_for(look, "a healthy cluster", 2 * DEADLINE_S)
 
     def verify(self) -> None:
         """All nodes have the same state; a failure says which have not."""
