@@ -46,6 +46,7 @@ class Connection:
     ends: dict[str, Process]
     made_at: float
     up: bool = True
+    last_words: str = ""  # of a dead process: what it had sent still arrives
     clear_at: dict[str, float] = field(default_factory=dict)  # by sender: when its last message arrives
     heard_at: dict[str, float] = field(default_factory=dict)  # by receiver
 
@@ -58,7 +59,9 @@ class Network:
     watch: Callable[[str, str, Message], bool] = field(default=lambda *_: True)  # of every message sent; False loses it
     running: dict[str, Process] = field(default_factory=dict)
     _connections: dict[tuple[str, str], Connection] = field(default_factory=dict)
-    _unaware: list[tuple[Process, str]] = field(default_factory=list)  # ends that do not know yet that theirs is broken
+    _unaware: list[tuple[Process, str, Connection]] = field(
+        default_factory=list
+    )  # ends that do not know yet that theirs is broken
 
     def __post_init__(self) -> None:
         self._rng = self.world.rng("network")
@@ -77,18 +80,22 @@ class Network:
     def heal(self) -> None:
         self.cut.clear()
 
-    def break_connection(self, a: str, b: str, *, within_s: float = 0.002) -> None:
-        """Both ends notice, each within this time, or when they are connected anew."""
+    def break_connection(self, a: str, b: str, *, within_s: float = 0.002, dead: str = "") -> None:
+        """Both ends notice, each within this time, or when they are connected anew. What was under way is lost, but for that
+        of a process that has just died: its kernel still sends it."""
         connection = self._connections.pop(_pair(a, b), None)
         if connection is None:
             return
         connection.up = False
+        connection.last_words = dead
         self.world.trace(f"net: {a} and {b} are disconnected")
+        wait = max(connection.clear_at.get(dead, 0.0) - self.world.now, 0.0)
         for end, other in ((a, b), (b, a)):
             process = connection.ends[end]
             if process.alive:
-                self._unaware.append((process, other))
-                self.world.after(self._rng.random() * within_s, lambda e=process, o=other: self._notice(e, o))  # type: ignore[misc]
+                self._unaware.append((process, other, connection))
+                after = wait + self._rng.random() * within_s
+                self.world.after(after, lambda p=process, o=other: self._notice(p, o))  # type: ignore[misc]
 
     # -- what processes do ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +107,7 @@ class Network:
         if self.running.get(process.name) is process:
             del self.running[process.name]
         for a, b in [pair for pair, connection in self._connections.items() if process in connection.ends.values()]:
-            self.break_connection(a, b, within_s=KEEPALIVE_S if silently else 0.002)
+            self.break_connection(a, b, within_s=KEEPALIVE_S if silently else 0.002, dead=process.name)
 
     def send(self, sender: Process, name: str, message: Message) -> bool:
         connection = self._connections.get(_pair(sender.name, name))
@@ -133,7 +140,7 @@ class Network:
 
     def _arrive(self, connection: Connection, sender: Process, name: str, message: Message) -> None:
         receiver = connection.ends[name]
-        if not connection.up or not receiver.alive or (sender.name, name) in self.cut:
+        if not (connection.up or connection.last_words == sender.name) or not receiver.alive or (sender.name, name) in self.cut:
             return
         connection.heard_at[name] = self.world.now
         receiver.on_message(sender.name, message)
@@ -144,8 +151,9 @@ class Network:
             receiver.on_message(sender.name, message)
 
     def _notice(self, process: Process, other: str) -> None:
-        if (process, other) in self._unaware:
-            self._unaware.remove((process, other))
+        for unaware in [each for each in self._unaware if each[:2] == (process, other)]:
+            self._unaware.remove(unaware)
+            unaware[2].last_words = ""
             if process.alive:
                 process.on_disconnected(other)
 

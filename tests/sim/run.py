@@ -10,6 +10,8 @@ from tests.sim.cluster import Cluster
 from tests.sim.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.sim.faults import Planned
 
 
@@ -34,14 +36,14 @@ class Outcome:
         )
 
 
-def run_seed(seed: int, *, verbose: bool = False, **classes: Any) -> Outcome:
-    """`classes`: node_class, machine_class, journal_class, for nodes that are broken on purpose."""
+def run_seed(seed: int, *, verbose: bool = False, only: Sequence[str] = (), **classes: Any) -> Outcome:
+    """`only`: faults of these kinds. `classes`: node_class, machine_class, journal_class, for broken nodes."""
     world = World(seed, verbose)
     rng = world.rng("plan")
     outcome = Outcome(seed)
     cluster = Cluster(world, rng.choice((3, 3, 3, 5)), rng.choice((0, 0, 1, 2)), **classes)
     duration = rng.uniform(3.0, 9.0)
-    outcome.faults = faults.plan(rng, duration)
+    outcome.faults = faults.plan(rng, duration, only)
     cluster.network.weather = faults.weather(rng)
     cluster.client_loss = rng.choice((0.0, 0.02, 0.1))
     pause_s = rng.choice((0.05, 0.1, 0.3))

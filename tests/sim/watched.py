@@ -1,4 +1,4 @@
-"""The real Journal, telling the laws what it puts on its disk."""
+"""The real Journal, telling the laws what it puts on its disk; the log's own word for it, for the journal may be a mutant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WatchedJournal(Journal):
     def watch(self, laws: Laws, name: str) -> None:
         self.laws, self.name = laws, name
         terms = {index: self.term_at(index) for index in range(self.base_index, self.last_index + 1)}
-        laws.reopened(name, self.base_index, self.durable_index, terms)
+        laws.reopened(name, self.base_index, self._wal.durable_index, terms)
 
     def append(self, entries: Sequence[Entry]) -> None:
         before = self.last_term
@@ -35,7 +35,7 @@ class WatchedJournal(Journal):
             super().sync()
         finally:
             self.laws.truncated(self.name, self.last_index)
-            self.laws.synced(self.name, self.durable_index)
+            self.laws.synced(self.name, self._wal.durable_index)
 
     def truncate_after(self, index: int) -> None:
         super().truncate_after(index)
@@ -44,7 +44,7 @@ class WatchedJournal(Journal):
     def reset(self, index: int, term: int, membership: Membership) -> None:
         super().reset(index, term, membership)
         self.laws.truncated(self.name, self.last_index)
-        self.laws.replaced(self.name, index, self.durable_index)
+        self.laws.replaced(self.name, index, self._wal.durable_index)
 
 
 def watched(journal_class: type[Journal]) -> type[WatchedJournal]:
