@@ -287,20 +287,32 @@ async def test_an_installed_state_survives_and_goes_on(layered: Node, other: Nod
     reopened.close()
 
 
-async def test_installing_waits_for_a_checkpoint_and_none_runs_meanwhile(layered: Node, other: Node) -> None:
+async def test_installing_waits_for_a_checkpoint_and_none_runs_meanwhile(
+    layered: Node, other: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other.apply(50)
     capture = await other.applier.capture()
     layered.apply(30)
     layered.checkpointer.start()
+    write_frozen = layered.store.write_frozen
+    gate, checkpoint_gate = threading.Event(), threading.Event()
+
+    def write_when_told() -> None:
+        assert checkpoint_gate.wait(DEADLINE_S)
+        write_frozen()
+
+    monkeypatch.setattr(layered.store, "write_frozen", write_when_told)
     checkpoint = asyncio.create_task(layered.checkpointer.checkpoint_now())
     await until(lambda: layered.store.is_frozen)
-    gate = threading.Event()
 
     def slowly() -> Iterator[bytes]:
         assert gate.wait(DEADLINE_S)
         yield from capture.chunks()
 
     installing = asyncio.create_task(layered.applier.install(50, capture.digest, slowly()))
+    await asyncio.sleep(0)
+    assert layered.store.is_frozen
+    checkpoint_gate.set()
     assert await checkpoint == 30
     again = asyncio.create_task(layered.checkpointer.checkpoint_now())
     await asyncio.sleep(0.01)
@@ -518,15 +530,17 @@ async def test_a_store_may_be_closed_while_a_capture_is_read(layered: Node) -> N
     layered.write([(b"I%06d" % n, bytes(100)) for n in range(20_000)])
     await layered.checkpointer.checkpoint_now()
     capture = await layered.applier.capture()
-    begun = threading.Event()
+    begun, closed = threading.Event(), threading.Event()
 
     def read() -> None:
-        for _ in capture.chunks():
+        for number, _ in enumerate(capture.chunks()):
             begun.set()
+            assert number < 3 or closed.wait(DEADLINE_S)
 
     reading = asyncio.create_task(asyncio.to_thread(read))
     await until(begun.is_set)
     layered.store.close()
+    closed.set()
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(OSError, match="closed"):
             await reading
