@@ -65,7 +65,7 @@ class ServerConfig:
             host, _ = split_address(name, address)
             if not self.insecure and self.tls is None and not is_loopback(host):
                 raise ServerError(
-                    f"--{name} {address} is reachable from other machines, and traffic would not be encrypted: give the node "
+                    f"--{name} {address} is reachable from other machines, and traffic is not encrypted: give the node "
                     "certificates (--tls-ca, --tls-cert, --tls-key), listen on 127.0.0.1, or pass --insecure if the network is "
                     "yours alone",
                     EXIT_CONFIG,
