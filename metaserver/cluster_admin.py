@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import uuid
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -49,7 +50,8 @@ class StateDigest(Protocol):
     def keys(self) -> int: ...
 
 
-class Snapshot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Snapshot:
     """A file with the state as of `index`; whoever gets it removes it."""
 
     path: Path
