@@ -186,12 +186,16 @@ class Upstream(SyncObj):  # type: ignore[misc]  # pysyncobj is untyped
     _applyCommand = _shut
     _checkCommandsToApply = _shut
     _autoTickThread = _shut
-    _doDestroy = _shut
-    addNodeToCluster = _shut
-    removeNodeFromCluster = _shut
-    setCodeVersion = _shut
-    transferLeadership = _shut
-    forceLogCompaction = _shut
+    destroy = _destroy = _doDestroy = destroy_synchronous = _shut
+    addNodeToCluster = _addNodeToCluster = _shut
+    removeNodeFromCluster = _removeNodeFromCluster = _shut
+    setCodeVersion = _setCodeVersion = _SyncObj__setCodeVersion = _shut
+    transferLeadership = _transferLeadership = _shut
+    forceLogCompaction = _forceLogCompaction = _shut
+    _SyncObj__callErrCallback = _shut
+    _SyncObj__getCurrentLogIndex = _shut
+    _SyncObj__getEntries = _shut
+    _SyncObj__getPrevLogIndexTerm = _shut
     _SyncObj__sendNextNodeIdx = _shut
     _SyncObj__connectedToAnyone = _shut
     _SyncObj__deleteEntriesFrom = _shut
