@@ -51,6 +51,7 @@ class LocalCluster:
         self.mountpoint = mountpoint
         self._tell = tell
         self._restart = restart
+        self._owns = False  # nothing ran in the directory before
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._mount: subprocess.Popen[bytes] | None = None
         self._started_at: dict[str, float] = {}
@@ -66,6 +67,7 @@ class LocalCluster:
         if left:
             names = ", ".join(f"{name} (process {pid})" for name, pid in left.items())
             raise ClientError(f"an earlier start left {names} running; end that with: keelfs cluster down {plan.directory}")
+        self._owns = True
         local_plan.prepare(plan)
         known = [node for node in plan.nodes if is_node(plan.data(node))]
         if not known:
@@ -203,7 +205,8 @@ class LocalCluster:
                 child.send_signal(signal.SIGTERM)
         for child in nodes.values():
             stop_child(child)
-        end(local_plan.running(self.plan).values())
+        if self._owns:
+            end(local_plan.running(self.plan).values())  # those that were started by hand
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, interrupt)

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fuseclient.errors import ClientError
-from keelfs import node_directory
 from keelfs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def add(leader: Leader, directory: Path, made: NodeSettings) -> None:
 
     When the cluster refuses, the directory is as it was; when its answer is lost, it stays prepared for another attempt.
     """
+    from keelfs import node_directory  # with all of a server's parts, which waiting for a node needs not
+
     cluster = leader.members()
     fresh = not node_directory.is_node(directory)
     identity = node_directory.join(directory, made, cluster.cluster_id)

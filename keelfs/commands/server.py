@@ -11,7 +11,6 @@ import typer
 
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import parse_address
-from keelfs import node_settings
 from keelfs.admin_client import admin_address
 from keelfs.background import Ready, start_in_background
 from keelfs.console import say
@@ -88,6 +87,7 @@ def configured(data: Path, given: dict[str, str], insecure: bool | None) -> Serv
 
     `given`: the flags by their names in node.json, "" = not given. Raises ClientError.
     """
+    from keelfs import node_settings
     from keelfs.node_directory import UNFINISHED_NAME
     from metaserver.config import ServerConfig
     from raft.tls import TlsFiles

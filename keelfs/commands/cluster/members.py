@@ -11,8 +11,6 @@ from fuseclient.errors import ClientError
 from keelfs.commands.cluster.options import AdminOption, ServerArgument, asked
 from keelfs.console import say
 from keelfs.exit_codes import ExitCode
-from keelfs.joining import find
-from keelfs.joining import promote as promote_when_close
 from keelfs.quantity import parse_duration
 
 _TOLD_S: Final = 5.0
@@ -28,8 +26,10 @@ def promote(
     admin_at: AdminOption = "",
 ) -> None:
     """Make a learner a voter, as soon as it has caught up."""
+    from keelfs import joining
+
     with asked(server, admin_at) as client:
-        promote_when_close(client, name, parse_duration(timeout), say)
+        joining.promote(client, name, parse_duration(timeout), say)
     say(f"node {name} is a voter")
 
 
@@ -42,7 +42,7 @@ def remove(
     """Take a node out of the cluster. Refused when the rest would have no majority."""
     with asked(server, admin_at) as client:
         before = client.members()
-        if find(before, name) is None:
+        if name not in {member.name for member in before.members}:
             raise ClientError(
                 f"there is no node {name!r} in the cluster; its nodes are {', '.join(m.name for m in before.members)}",
                 exit_code=ExitCode.USAGE,

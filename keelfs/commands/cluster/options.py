@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fuseclient.errors import ClientError
-from keelfs import node_settings
 from keelfs.admin_client import AdminClient, admin
 from keelfs.exit_codes import ExitCode
-from keelfs.node_settings import NodeSettings
 from keelfs.target import server_admin_addresses
-from raft.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from keelfs.node_settings import NodeSettings
+    from raft.tls import TlsFiles
 
 ServerArgument = Annotated[
     str, typer.Argument(help="Any node: keel:// URL, host:port, or a path on a mount; default: the configured server.")
@@ -54,6 +55,8 @@ def settings_given(
     insecure: bool,
 ) -> NodeSettings:
     """A node's settings from the command line. Raises ClientError."""
+    from keelfs import node_settings
+
     return node_settings.complete(
         name=name,
         listen=listen,
@@ -67,6 +70,8 @@ def settings_given(
 
 def tls_given(certs: str, name: str, tls: tuple[str, str, str]) -> TlsFiles | None:
     """The files of --certs, or those named one by one; None for neither. Raises ClientError."""
+    from raft.tls import TlsFiles
+
     usual = TlsFiles.of(certs, name) if certs else TlsFiles("", "", "")
     files = TlsFiles(tls[0] or usual.ca, tls[1] or usual.cert, tls[2] or usual.key)
     given = [bool(path) for path in (files.ca, files.cert, files.key)]
