@@ -161,9 +161,7 @@ class PeerConnection(asyncio.Protocol):
         """End it when what waits has been sent, a moment later at most."""
         if self.state is not State.CLOSED:
             self.state, self.why = State.CLOSED, why
-        if self._transport is not None:
-            self._transport.close()
-            self._set_deadline(self._limits.linger_s, self._transport.abort)
+        self._half_close()
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------------
 
@@ -231,7 +229,7 @@ class PeerConnection(asyncio.Protocol):
             while self.state is not State.CLOSED and not self._deaf and (raw := splitter.take()) is not None:
                 self._frame(decode(raw))
         if self._tls is not None and self._tls.ended:
-            self.close(self.why)
+            self.close(self.why)  # it may wait for us before it closes
 
     def _prove(self) -> bool:
         """TLS is established: whose certificate is it?"""
@@ -313,12 +311,16 @@ class PeerConnection(asyncio.Protocol):
             self.abort(self.why)
             return
         self.state, self.why, self._deaf, self.faulted = State.LINGERING, why, deaf, True
+        self._half_close()
+
+    def _half_close(self) -> None:
+        """The other side reads to the end of what was sent, and closes; if it does not, a moment later we do."""
         transport = self._transport
-        assert transport is not None
+        if transport is None or transport.is_closing():
+            return
         self._set_deadline(self._limits.linger_s, transport.abort)
-        if transport.can_write_eof() and not transport.is_closing():
-            with contextlib.suppress(OSError):  # it is closed already
-                transport.write_eof()
+        with contextlib.suppress(OSError):  # it broke already
+            transport.write_eof()
 
     def _too_slow(self) -> None:
         step = "TLS" if self.state is State.SECURING else "the handshake"
@@ -354,11 +356,13 @@ class PeerConnection(asyncio.Protocol):
     def _flush_tls(self) -> None:
         assert self._tls is not None
         transport = self._transport
-        if self.state is State.LINGERING or transport is None or transport.is_closing():
+        if self.state in (State.LINGERING, State.CLOSED) or transport is None or transport.is_closing():
             return
         if data := self._tls.take():
             self.bytes_out += len(data)
             transport.write(data)
+            if transport.get_write_buffer_size() > self._limits.queue_bytes_max:
+                self.abort("it asks for TLS messages and does not take them")
 
 
 def _address_of(transport: asyncio.Transport) -> str:

@@ -10,12 +10,15 @@ One task. `attempt` makes one call and returns when its outcome is known.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ class PeerDialer:
             await asyncio.sleep(self._patience * rng.uniform(1.0, 1.5))
             delay = timing.first_s
             while self._alone.is_set():
-                await self._attempt()
+                try:
+                    await self._attempt()
+                except Exception:  # ours; a node that calls nobody any more would be worse
+                    log.exception("an attempt to reach another node failed")
                 if self._alone.is_set():
                     await asyncio.sleep(delay * rng.uniform(0.5, 1.0))
                     delay = min(2 * delay, timing.most_s)

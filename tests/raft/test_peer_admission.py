@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import random
+import re
 import ssl
 import struct
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from peer_nodes import (
@@ -34,9 +36,6 @@ from raft.membership import Membership
 from raft.peer_admission import Reason, belongs
 from raft.peer_transport import HelloState
 from raft.tls import TlsFiles
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 UUID = "0b7b2a54-5a2b-4a10-8f6c-6f2a0d3a7a11"
 
@@ -438,3 +437,9 @@ def test_who_belongs() -> None:
     assert belongs("n1", UUID, 6, ours)  # it goes by newer members
     assert not belongs("n4", UUID, 5, ours)
     assert belongs("n4", UUID, 0, Membership())  # this node knows nobody
+
+
+def test_the_document_explains_every_refusal() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "PEERS.md").read_text()
+    words = {value for name, value in vars(Reason).items() if name.isupper()}
+    assert set(re.findall(r"^\| `([a-z-]+)` \| ", text, re.MULTILINE)) == words

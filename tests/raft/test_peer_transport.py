@@ -371,6 +371,25 @@ async def test_close_sends_what_waits(files: Files) -> None:
 
 
 @on_both_loops
+async def test_last_words_arrive_although_the_other_side_keeps_talking() -> None:
+    """A socket that is closed with unread data in it is reset, and what it had sent is lost."""
+    a, b = Node("n1"), Node("n2")
+    await meet(a, b)
+    line = a.transport._open["n2"]
+    assert line._transport is not None
+    line._transport.pause_reading()
+    for number in range(20):
+        assert b.transport.send("n1", append(number, 50_000))
+    for number in range(10):
+        assert a.transport.send("n2", append(number, 50_000))
+    line._transport.resume_reading()
+    await a.transport.close()
+    await until(lambda: not b.transport.connected())
+    assert len(b.messages()) == 10
+    await close(b)
+
+
+@on_both_loops
 async def test_close_returns_although_nobody_reads() -> None:
     a, b = Node("n1"), Node("n2")
     await meet(a, b)
