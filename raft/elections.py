@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from raft.errors import LogCorrupt, NotLeader, Refused, ReplicationError
 from raft.messages import PreVote, PreVoteReply, TimeoutNow, Vote, VoteReply
+from raft.timing import steady
 from raft.upstream import CANDIDATE, FOLLOWER, LEADER, ROLE_NAMES, Upstream
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Elections(Upstream):
         self.timing = timing
         self.events = events
         self.stopped: ReplicationError | None = None
-        self._clock = clock
+        self._clock = steady(clock)
         self._rng = rng
         self._votes: set[str] = set()
         self._asking = 0  # the term of the PreVote round under way, 0 = none
@@ -91,7 +92,7 @@ class Elections(Upstream):
         self._told: tuple[str, str | None, int] | None = None
         super().__init__(name, journal, send, applied_index)
         # A node that starts does not know whether there is a leader: it waits a full timeout, alone it need not.
-        self._election_at = clock() + (0.0 if self._alone else self._election_timeout())
+        self._election_at = self._clock() + (0.0 if self._alone else self._election_timeout())
 
     # -- small questions -----------------------------------------------------------------------------------------------------
 

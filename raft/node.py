@@ -120,6 +120,7 @@ class RaftNode(Replication):
         self._pulled_at = 0  # the piece of it that was asked for last
         self._installing = False
         self._told_settled = True
+        self._offer_at: dict[str, float] = {}  # not before then: a snapshot that cannot be made is not tried with every message
         self._settling: tuple[SnapshotMeta, Membership, bytes] | None = None  # installed, and the journal does not know yet
         self._applied_index = applied_index
         self._ticked_at = clock()
@@ -501,6 +502,9 @@ class RaftNode(Replication):
     # -- snapshots: the leader's side ----------------------------------------------------------------------------------------
 
     def _offer_snapshot(self, name: str, peer: Progress, now: float) -> None:
+        if now < self._offer_at.get(name, now):
+            return
+        self._offer_at[name] = now + self.timing.heartbeat_s
         newest = self._snapshots.newest()
         if newest is None or newest.index < self.journal.base_index:
             self._snapshots.want()

@@ -124,7 +124,7 @@ class Replication(Elections):
                 while peer.next <= self.journal.last_index and peer.may_send(self.flow, now):
                     if not self._send_entries(name, peer, now):
                         break
-            elif now - peer.sent_at >= self.timing.heartbeat_s:
+            else:
                 self._offer_snapshot(name, peer, now)
             if now - peer.sent_at >= self.timing.heartbeat_s or peer.round_sent < self.round:
                 self._send_sign(name, peer, now)

@@ -8,6 +8,25 @@ election timeout several times. A broken connection to the leader is a hint, not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def steady(clock: Callable[[], float]) -> Callable[[], float]:
+    """The same clock, but when it is set back it goes on from where it was, so that no deadline moves away."""
+    last, behind = clock(), 0.0
+
+    def now() -> float:
+        nonlocal last, behind
+        read = clock()
+        if read < last:
+            behind += last - read
+        last = read
+        return read + behind
+
+    return now
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class Cluster:
                     leader.transfer(name, Attempt(lambda _: None))
                 return True
             for process in self.running():
-                process.node._election_at = self.world.now + (0.0 if process.name == name else 1.0) + process.seat.clock_offset
+                process.node._election_at = process.node._clock() + (0.0 if process.name == name else 1.0)
             self.process(name).post(lambda: None)
             return True
 

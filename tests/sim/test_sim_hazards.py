@@ -556,6 +556,34 @@ def test_a_clock_that_jumps_an_hour_does_no_harm(name: str, jump: float) -> None
     cluster.heal_and_settle()
 
 
+def test_clocks_that_are_all_set_back_an_hour_stop_nobody() -> None:
+    """Seed 10716: the leader sent no heartbeat and no snapshot until its clock had caught up with itself."""
+    cluster = started()
+    for seat in cluster.seats.values():
+        seat.clock_offset -= 3600
+    cluster.call(ADD)
+    leader = cluster.wait_for_leader()
+    cluster[leader.name].crash("kill")
+    began = cluster.world.now
+    cluster.call(ADD)
+    assert cluster.world.now - began < 8.0
+    cluster.heal_and_settle()
+
+
+def test_reads_without_end_do_not_keep_a_follower_from_its_snapshot() -> None:
+    """Seed 10716: an offer waited for a silence of the length of a heartbeat, and every read sent something."""
+    cluster = started()
+    lagging(cluster)
+    cluster["n3"].start()
+    reader = cluster.add_client()
+    for _ in range(400):
+        cluster.call(READ, reader)
+        if cluster.process("n3").journal.base_index > 5:
+            break
+    assert cluster.process("n3").journal.base_index > 5
+    cluster.heal_and_settle()
+
+
 def test_a_removal_that_was_never_committed_cuts_nobody_off() -> None:
     """n1, cut off, has logged that n3 is out; n3 is elected by n2. n1 must still let n3 in, or it never learns better.
 
