@@ -63,7 +63,7 @@ TABLE: Final = (
     Kind(VOLUME_NAME, "volume by name", "name", "volume u32"),
     Kind(LEDGER, "usage and limits of a volume", "volume u32", "bytes, inodes; capacity bytes, inodes; inline bytes"),
     Kind(COUNTER, "counter", "one byte", "the next number to give, u64"),
-    Kind(META, "about the state itself", "name", "the format of the state"),
+    Kind(META, "about the state itself", "name", "the format of the state; the time of the last entry, ns"),
 )
 
 #: Counters give every number once. Inode 1 is FUSE's name for a mount's root, so the first real inode is 2.
@@ -74,6 +74,7 @@ NEXT_VOLUME: Final = b"Nv"
 FIRST_NUMBER: Final = {NEXT_INO: 2, NEXT_SLICE: 1, NEXT_SESSION: 1, NEXT_VOLUME: 1}
 
 FORMAT: Final = b"Mformat"
+TIME: Final = b"Mtime"  # of the last entry, ns
 
 _ONE: Final = struct.Struct(">cQ").pack
 _TWO: Final = struct.Struct(">cQQ").pack

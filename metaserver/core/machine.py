@@ -7,6 +7,7 @@ Rules
  - An item from a session that is not open (never was, closed, expired) is refused with ESTALE and leaves nothing at all:
    this is the fence behind which an expired client stays.
  - FsError becomes a Result; any other exception is a bug or damage and must stop the process before the entry counts.
+ - Time never runs back, whoever stamps the entries: it is part of the state, and an earlier stamp counts as the last one.
  - The applied index is the store's to write, in the same transaction.
 """
 
@@ -76,8 +77,15 @@ _FORGET_ONE_BY_ONE: Final = 256
 
 def apply(txn: WriteTxn, entry: Entry) -> list[Result]:
     """Apply every item of `entry` to `txn`; the results are in the order of the items."""
-    version, now_ns = entry.index, entry.now_ns
+    version, now_ns = entry.index, max(entry.now_ns, last_time(txn))
+    txn.put(keys.TIME, codec.encode_counter(now_ns))
     return [_apply_item(txn, version, now_ns, item) for item in entry.items]
+
+
+def last_time(txn: ReadTxn) -> int:
+    """The time of the last entry, in nanoseconds; 0 before the first."""
+    value = txn.get(keys.TIME)
+    return 0 if value is None else codec.decode_counter(value)
 
 
 def find_result(txn: ReadTxn, session: int, seq: int) -> Result | None:
