@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from fuseclient.errors import ClientError
+from keelfs.service_manager import tell_ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ _MESSAGE_MAX: Final = 64 << 10
 
 
 class Ready:
-    """The child's end. Without a pipe both calls do nothing."""
+    """The child's end. Without a pipe both calls only tell systemd, where that has started this process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -32,6 +33,7 @@ class Ready:
     def tell(self) -> None:
         """It answers now."""
         self._write(_READY)
+        tell_ready()
 
     def fail(self, why: str) -> None:
         """It never will."""
