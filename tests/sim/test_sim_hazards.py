@@ -375,6 +375,30 @@ def test_a_crash_at_any_step_of_an_installation(how: str) -> None:
         cluster.heal_and_settle()
 
 
+def test_a_full_disk_when_a_snapshot_was_installed() -> None:
+    """Seed 118: the state was the snapshot's, the log could not follow, and the node went on as if it had."""
+    cluster = started()
+    lagging(cluster)
+    seat = cluster["n3"]
+    seat.start()
+    before = cluster.process("n3").machine
+    assert cluster.world.run_while(lambda: cluster.process("n3").machine is before, 5, 0.001)
+    n3 = cluster.process("n3")
+    seat.disk.full = True
+    for path in [path for path in seat.disk.names if path.endswith((".spare", "/reserve"))]:
+        del seat.disk.names[path]  # nothing was set aside either
+    n3.journal._wal._pool._spare = None
+    cluster.world.run_until(cluster.world.now + 2)
+    assert n3.alive
+    assert n3.journal.last_index < n3.machine.index, "the log could not follow"
+    applied = n3.machine.index
+    cluster.call(ADD)
+    assert n3.machine.index == applied
+    seat.disk.full = False
+    cluster.heal_and_settle()
+    assert n3.alive
+
+
 def test_e16_a_full_disk_of_the_leader_never_lies_about_the_outcome() -> None:
     """Refused means that the entry is nowhere. What was sent before the disk refused it may still come about."""
     for step in range(12):
