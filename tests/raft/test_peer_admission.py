@@ -273,10 +273,11 @@ async def test_a_handshake_that_is_not_complete_in_time_ends(
 
 @on_both_loops
 async def test_strangers_that_wait_are_bounded_and_keep_nobody_out() -> None:
-    limits = replace(QUICK, strangers_max=8)
+    limits = replace(QUICK, strangers_max=8, connection=replace(QUICK.connection, handshake_s=60.0))
     node = await Node("n2", limits=limits).start()
     crowd = [await Stranger.connect(node.address) for _ in range(40)]
-    await until(lambda: len(node.transport._all) == 8)
+    for stranger in crowd[:32]:
+        await stranger.ended()
     other = await Node("n1").start()
     other.knows([node, other], index=3)
     await until(lambda: node.is_connected("n1"))

@@ -308,7 +308,7 @@ async def test_a_node_that_stood_still_itself_gives_nobody_up() -> None:
     await until(lambda: node.is_connected("n2"))
     now[0] += 60
     node.transport._tick()
-    assert node.is_connected("n2")
+    assert node.transport.send("n2", m.TimeoutNow(1))
     for _ in range(7):
         now[0] += 0.5
         node.transport._tick()
