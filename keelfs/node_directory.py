@@ -32,6 +32,7 @@ from raft.disk import RealDisk
 from raft.errors import LogCorrupt, Refused, ReplicationError
 from raft.founding import STATE_NAME, found_cluster, join_cluster
 from raft.hard_state import FILE_NAME as HARD_STATE_NAME
+from raft.local import LocalReplicator
 from raft.matching import SINGLE_TERM
 from raft.reserve import FILE_NAME as RESERVE_NAME
 from raft.snapshot_file import SnapshotDamaged, SnapshotReader
@@ -97,7 +98,25 @@ def found(directory: Path, made: NodeSettings) -> Membership:
     check_settings(directory, made)
     _require_no_node(directory)
     with _explained(directory), _with_settings(directory, made):
+        if state_index(directory):
+            asyncio.run(_bring_up_to_date(directory))
         return _found(directory, made, state_index(directory))
+
+
+async def _bring_up_to_date(directory: Path) -> None:
+    """Apply what a single node's log holds beyond its state, so that the cluster can begin with the state alone."""
+    store = LayeredStore.open(directory / STATE_NAME, create=False)
+    try:
+        replicator = LocalReplicator(directory, Applier(store))
+        await replicator.start()
+        try:
+            store.freeze()
+            store.write_frozen()
+            store.checkpointed()
+        finally:
+            await replicator.stop()
+    finally:
+        store.close()
 
 
 def _found(directory: Path, made: NodeSettings, index: int, term: int = SINGLE_TERM) -> Membership:

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 class ObservedState:
     """raft.api.StateMachine: an Applier, and who listens. `on_applied` is called after each entry, on every node."""
 
-    def __init__(self, applier: Applier, on_applied: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        applier: Applier,
+        on_applied: Callable[[], None] = lambda: None,
+        overloaded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._applier = applier
         self._on_applied = on_applied
+        self._overloaded = overloaded
         self.observers: tuple[Observer, ...] = ()
 
     @property
@@ -42,6 +48,10 @@ class ObservedState:
     @property
     def digest(self) -> bytes:
         return self._applier.digest
+
+    @property
+    def overloaded(self) -> bool:
+        return self._overloaded()
 
     def apply(self, index: int, term: int, payload: bytes, hint: object | None) -> Sequence[Result]:
         """Apply one committed entry, tell the observers; its results, in the order of its items."""

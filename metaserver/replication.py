@@ -10,6 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import uvloop
+
 from metaserver.cluster_admin import Snapshot
 from metaserver.config import EXIT_CONFIG, ServerError
 from raft.api import ClusterControl, Replicator
@@ -78,7 +80,8 @@ def replication_for(config: ServerConfig, state: StateMachine) -> Replication:
 def _cluster(config: ServerConfig, state: StateMachine, name: str, peer_listen: str) -> Replication:
     from raft.cluster import ClusterOptions, ClusterReplicator  # a single node needs nothing of it
 
-    node = ClusterReplicator(config.data_dir, state, ClusterOptions(name=name, peer_listen=peer_listen, tls=config.tls))
+    options = ClusterOptions(name=name, peer_listen=peer_listen, tls=config.tls)
+    node = ClusterReplicator(config.data_dir, state, options, new_loop=uvloop.new_event_loop)
     return Replication(node, node)
 
 

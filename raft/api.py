@@ -65,6 +65,10 @@ class StateMachine(Protocol):
     def digest(self) -> bytes:
         """A digest of every change up to `index_applied`; equal on all replicas at the same index. 16 bytes."""
 
+    @property
+    def overloaded(self) -> bool:
+        """More was applied than should wait in memory: whoever can hold back should, for a while."""
+
     async def capture(self) -> Capture:
         """The state as of some index that is applied now or later, for a snapshot. Raises OSError, StoreError."""
 

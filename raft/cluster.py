@@ -60,6 +60,7 @@ T = TypeVar("T")
 _REPORT_ENTRIES: Final = 64  # applied entries of which the raft thread is told at the latest
 _REPORT_BYTES: Final = 1 << 20
 _BOOK_INTERVAL_S: Final = 1.0
+_OVERLOAD_LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ class ClusterReplicator:
         self._order = itertools.count()
         self._role: tuple[str, str | None, int] = ("follower", None, 0)
         self._leading = False
-        self._applied: deque[tuple[int, bytes]] = deque()  # what the raft thread has not been told
+        self._fresh: list[tuple[int, bytes]] = []  # applied, with the digests
+        self._applied: deque[tuple[int, bytes]] = deque()  # of these, what the raft thread is to be told with its next flush
+        self._reporting_later = False
         self._applied_bytes = 0
         self._membership: Membership
         self._node: RaftNode
@@ -386,16 +389,32 @@ class ClusterReplicator:
                 log.exception("applying entry %d failed; the node stops", entry.index)
                 self._failed(Stopped(f"applying entry {entry.index} failed: {error!r}"))
                 return
-            self._applied.append((entry.index, state.digest))
+            self._fresh.append((entry.index, state.digest))
             self._applied_bytes += len(entry.payload)
             if isinstance(token, _Proposal):
                 self._open_bytes -= len(token.payload)
             if isinstance(token, _Proposal | _Question) and not token.future.done():
                 token.future.set_result(result)
         self._serve_reads()
+        self._report()
+
+    def _report(self) -> None:
+        """Tell the node how far applying has come, at its next flush; while the state machine is overloaded, later: the node
+        hands over a bounded amount beyond what it was told of."""
+        if self._state.overloaded:
+            if not self._reporting_later:
+                self._reporting_later = True
+                self._loop.call_later(_OVERLOAD_LOOK_S, self._report_later)
+            return
+        self._applied.extend(self._fresh)
+        self._fresh.clear()
         if len(self._applied) >= _REPORT_ENTRIES or self._applied_bytes >= _REPORT_BYTES:
             self._applied_bytes = 0
             self._to_raft.post(_nothing)  # whose flush takes them
+
+    def _report_later(self) -> None:
+        self._reporting_later = False
+        self._report()
 
     def _apply_one(self, entry: Entry, token: object | None) -> object:
         if entry.kind == DATA:
@@ -423,9 +442,9 @@ class ClusterReplicator:
         self._serve_reads()
 
     def _role_changed(self, role: str, leader: str | None, term: int) -> None:
-        if self._role[0] == "leader" and (role != "leader" or term != self._role[2]):
+        before, self._role = self._role, (role, leader, term)
+        if before[0] == "leader" and (role != "leader" or term != before[2]):
             self._set_leading(False)
-        self._role = (role, leader, term)
         log.info("%s: %s in term %d, leader %s", self._options.name, role, term, leader or "unknown")
 
     def _set_leading(self, leading: bool) -> None:
@@ -553,6 +572,7 @@ class ClusterReplicator:
         await self._on_raft(self._journal.cancel_reset)
 
     def installed(self, snapshot: SnapshotMeta, membership: Membership, digest: bytes) -> None:
+        self._fresh.clear()
         self._serve_reads()
         self._to_raft.post(lambda: self._node.installed(snapshot, membership, digest))
 

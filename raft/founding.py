@@ -3,7 +3,9 @@
 Rules:
 - The base file is written last; with it the directory is a cluster node's, and neither is done to it again. Until then both can
   be repeated after a crash.
-- Founding keeps what a single node made: its log, its state, its identity. That is how a single node grows into a cluster.
+- Founding keeps what a single node made: its state, its identity, and of its log what the state lacks. That is how a single
+  node grows into a cluster. A log that the state holds completely is dropped: whoever joins gets the state then, and need not
+  arrive at the same digests by applying entries that an older release applied here.
 - Who joins brings nothing along: what an unknown directory holds has no place in the cluster's history.
 
 Not here: how the cluster takes in the one that joins (membership.add, by an entry of the log).
@@ -83,6 +85,9 @@ def _prepare_log(wal: Wal, directory: str, state_index: int, state_term: int) ->
     """The term of what the cluster begins with."""
     if wal.last_index == 0 and state_index:
         wal.reset(state_index, state_term)
+    elif wal.first_index <= wal.last_index == state_index and wal.term_at(state_index) == SINGLE_TERM:
+        if not wal.memberships_found:
+            wal.reset(state_index, SINGLE_TERM)
     term = wal.term_at(wal.last_index)
     prepared = wal.first_index > wal.last_index == state_index and term == state_term  # here or by an earlier attempt
     if wal.memberships_found or (term > SINGLE_TERM and not prepared):

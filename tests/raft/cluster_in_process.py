@@ -61,6 +61,7 @@ class ListMachine:
         self.marks: list[tuple[int, bytes]] = []
         self.installed = 0
         self.wrong_at: int | None = None
+        self.overloaded = False
 
     def apply(self, index: int, term: int, payload: bytes, hint: object | None) -> Any:
         assert index == self.index_applied + 1

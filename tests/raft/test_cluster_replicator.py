@@ -204,3 +204,17 @@ async def test_without_a_majority_nothing_is_acknowledged_and_leadership_ends(cl
     with pytest.raises((OutcomeUnknown, NotLeader)):  # Refused would say that it is certainly not logged
         await asyncio.wait_for(leader.up.propose(b"lost"), 30)
     await until(lambda: leader.leading == [True, False], "it has told its owner")
+
+
+async def test_a_state_machine_that_is_overloaded_is_given_no_more_than_a_bounded_amount(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    slow = next(node for node in cluster.nodes.values() if node is not leader)
+    slow.machine.overloaded = True
+    before = slow.machine.index_applied
+    payload = bytes(1 << 20)
+    for _ in range(6):
+        await asyncio.gather(*(leader.up.propose(payload) for _ in range(4)))
+    await until(lambda: slow.machine.index_applied - before >= 8, "what may be under way has been handed over")
+    assert slow.machine.index_applied - before <= 10, "8 MiB are the bound"
+    slow.machine.overloaded = False
+    await cluster.even()

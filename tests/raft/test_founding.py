@@ -99,6 +99,14 @@ def test_a_single_nodes_log_is_kept() -> None:
     add(journal, entry(31, 2))
 
 
+def test_a_single_nodes_log_that_the_state_holds_completely_is_dropped_so_that_others_begin_with_the_state() -> None:
+    disk = FaultyDisk()
+    single_node(disk, 30)
+    found(disk, 30)
+    journal = opened(disk, 30, identity=identity_of(disk))
+    assert (journal.base_index, journal.base_term, journal.last_index) == (30, 1, 30)
+
+
 def test_a_restored_state_comes_with_the_index_and_term_of_its_snapshot() -> None:
     disk = FaultyDisk()
     found(disk, 5000, 17)

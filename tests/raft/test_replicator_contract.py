@@ -63,6 +63,7 @@ class Recorder:
         self.index_durable = index_applied
         self.applied: list[tuple[int, bytes, object]] = []
         self.digest = bytes(16)
+        self.overloaded = False
 
     def skip(self, index: int) -> None:
         self.index_applied = index
