@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import random
 import uuid
@@ -26,11 +27,13 @@ from journal_harness import (
 )
 from pysyncobj.syncobj import _COMMAND_TYPE
 
+from raft.base import BaseFile
 from raft.errors import LogCorrupt, Refused, Stopped
 from raft.identity import create
 from raft.journal import _COMMAND_OF_KIND, Journal
 from raft.membership import Membership, encode
 from raft.record import DATA, MARKER, MEMBERSHIP, NOOP, Entry
+from raft.reserve import Reserve
 from raft.wal import Wal
 
 if TYPE_CHECKING:
@@ -377,6 +380,16 @@ def test_a_snapshot_that_the_log_agrees_with_removes_nothing_that_was_acknowledg
             assert each.membership_at(index) == then
 
 
+def test_a_snapshot_does_not_rest_on_entries_that_are_not_durable() -> None:
+    disk = FaultyDisk()
+    journal = with_term(disk)
+    add(journal, change(1, 1, "n1"))
+    journal.append([entry(2), entry(3)])
+    journal.reset(3, 1, membership("n1", index=1))
+    assert (journal.base_index, journal.last_index, journal.durable_index) == (3, 3, 3)
+    assert opened(disk.killed(), 3).last_index == 3
+
+
 def test_a_snapshot_that_the_log_contradicts_replaces_it() -> None:
     disk = FaultyDisk()
     journal = with_term(disk, 3)
@@ -477,6 +490,26 @@ def test_power_may_fail_at_any_change_while_a_snapshot_is_installed() -> None:
     assert {state for state, _ in seen} == {3, 100}
 
 
+def test_a_reset_that_was_not_prepared_is_safe_once_it_is_on_record() -> None:
+    """The caller should have prepared it; from the first durable step on it makes no difference."""
+
+    def make() -> FaultyDisk:
+        disk = FaultyDisk()
+        journal = with_term(disk, 5)
+        add(journal, entry(1), change(2, 1, "n1"))
+        journal.close()
+        return disk
+
+    completed = 0
+    for what, disk in power_losses(make, lambda disk: opened(disk, 2).reset(100, 4, membership("n2", index=9))):
+        base = BaseFile(copy.deepcopy(disk), DIRECTORY, Reserve(FaultyDisk(), DIRECTORY))
+        if base.value.pending is not None:
+            journal = opened(disk, 100)
+            assert (journal.base_index, journal.last_index, journal.membership.index) == (100, 100, 9), what
+            completed += 1
+    assert completed
+
+
 def test_power_may_fail_at_any_change_while_the_log_is_trimmed() -> None:
     def trim(disk: FaultyDisk) -> None:
         journal = opened(disk, 24)
@@ -497,7 +530,7 @@ def test_power_may_fail_at_any_change_while_the_log_is_trimmed() -> None:
         journal.close()
         return disk
 
-    bases = set()
+    bases, guarded = set(), 0
     for what, disk in power_losses(make, trim):
         journal = opened(disk, 24)
         bases.add(journal.base_index)
@@ -506,7 +539,12 @@ def test_power_may_fail_at_any_change_while_the_log_is_trimmed() -> None:
         assert journal.membership == journal.membership_at(24) == membership("n1", "n2", index=20), what
         if journal.base_index < 20 and journal._base.value.membership.index < 20:
             assert journal.membership_at(19) == membership("n1", index=3), what
+        elif journal.base_index < 19:
+            with pytest.raises(ValueError, match="cannot cut"):  # the members of 20 were stored because it is committed
+                journal.truncate_after(19)
+            guarded += 1
     assert len(bases) > 2
+    assert guarded
 
 
 def test_power_may_fail_at_any_change_while_a_conflict_is_cut() -> None:

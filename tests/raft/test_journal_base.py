@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import random
 import uuid
 
 import pytest
-from faulty_disk import Fault, FaultyDisk
+from faulty_disk import Fault, FaultyDisk, PowerLoss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_harness import DIRECTORY, membership
@@ -78,6 +81,25 @@ def test_damage_anywhere_is_refused() -> None:
             opened(disk)
     disk.names[PATH].cached[:] = whole
     assert opened(disk).value == FULL
+
+
+def test_what_was_read_stays_after_a_kill_and_a_power_loss() -> None:
+    """Entries are trimmed because the file has what they say, so it must not go back to what it was."""
+    later = Base(membership("n1", "n2", index=20))
+    seen = set()
+    for at in range(1, 5):
+        disk = FaultyDisk()
+        file = opened(disk)
+        file.save(FULL)
+        disk.plan(at, Fault.POWER)
+        with contextlib.suppress(PowerLoss):
+            file.save(later)
+        killed = disk.killed()
+        read = opened(killed).value
+        seen.add(read.membership.index)
+        for seed in range(8):
+            assert opened(copy.deepcopy(killed).rebooted(random.Random(seed))).value == read, (at, seed)
+    assert seen == {4, 20}
 
 
 def test_members_without_space_are_refused_and_tried_again() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import errno
 import os
+import random
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_disk import Fault, FaultyDisk, InlineHousekeeper
+from faulty_disk import Fault, FaultyDisk, InlineHousekeeper, PowerLoss
 from journal_harness import DIRECTORY, IDENTITY, OPTIONS, WAL, add, change, entry, fill, membership, opened
 
 from raft.disk import RealDisk
@@ -104,6 +107,29 @@ def test_a_vote_is_saved_although_the_first_attempt_found_no_space() -> None:
         add(journal, entry(1, 3))
         journal = opened(disk.killed(), 1)
         assert (journal.term, journal.voted_for) == (3, "n2")
+
+
+def test_a_vote_that_is_read_on_a_full_disk_is_settled_all_the_same() -> None:
+    """The process was killed before the new name was durable. The next one cannot write, and yet power may fail after it."""
+
+    class Full(FaultyDisk):
+        def write_durable(self, fd: int, data: bytes, offset: int) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    for at in range(1, 8):
+        disk = FaultyDisk()
+        file = HardStateFile(disk, DIRECTORY)
+        disk.plan(at, Fault.POWER)
+        with contextlib.suppress(PowerLoss):
+            file.save(HardState(5, "n2"))
+        full = Full()
+        full.names, *full.history = (
+            {path: file for path, file in names.items() if not path.endswith("/reserve")}
+            for names in (disk.names, *disk.history)
+        )
+        read = HardStateFile(full, DIRECTORY).state
+        for seed in range(8):
+            assert HardStateFile(copy.deepcopy(full).rebooted(random.Random(seed)), DIRECTORY).state == read, (at, seed)
 
 
 def test_a_node_starts_without_space_for_a_reserve() -> None:
