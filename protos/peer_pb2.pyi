@@ -140,6 +140,7 @@ class Frame(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     WELCOME_FIELD_NUMBER: _builtins.int
+    STATE_REPORT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
@@ -177,6 +178,8 @@ class Frame(_message.Message):
     def pong(self) -> Global___Ping: ...
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
+    @_builtins.property
+    def state_report(self) -> Global___StateReport: ...
     def __init__(
         self,
         *,
@@ -199,12 +202,13 @@ class Frame(_message.Message):
         ping: Global___Ping | None = ...,
         pong: Global___Ping | None = ...,
         welcome: Global___Welcome | None = ...,
+        state_report: Global___StateReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "state_report", b"state_report", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "term", b"term", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "append_reply", b"append_reply", "diverged", b"diverged", "hello", b"hello", "kind", b"kind", "ping", b"ping", "pong", b"pong", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "read_index", b"read_index", "read_index_reply", b"read_index_reply", "refusal", b"refusal", "snapshot_offer", b"snapshot_offer", "snapshot_piece", b"snapshot_piece", "snapshot_pull", b"snapshot_pull", "state_report", b"state_report", "term", b"term", "timeout_now", b"timeout_now", "vote", b"vote", "vote_reply", b"vote_reply", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "refusal", "pre_vote", "pre_vote_reply", "vote", "vote_reply", "append", "append_reply", "timeout_now", "read_index", "read_index_reply", "snapshot_offer", "snapshot_pull", "snapshot_piece", "diverged", "ping", "pong", "welcome"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "refusal", "pre_vote", "pre_vote_reply", "vote", "vote_reply", "append", "append_reply", "timeout_now", "read_index", "read_index_reply", "snapshot_offer", "snapshot_pull", "snapshot_piece", "diverged", "ping", "pong", "welcome", "state_report"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -565,6 +569,28 @@ class Diverged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Diverged: _TypeAlias = Diverged  # noqa: Y015
+
+@_typing.final
+class StateReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateReport: _TypeAlias = StateReport  # noqa: Y015
 
 @_typing.final
 class Membership(_message.Message):

@@ -43,3 +43,7 @@ class LogCorrupt(ReplicationError):
 class Diverged(ReplicationError):
     """This node's state or log contradicts the cluster's, or can no longer be read. It must not go on: remove the node
     and add it anew."""
+
+
+class StateWrong(Diverged):
+    """A majority has another state at the same index. What is on this disk must not be used again."""

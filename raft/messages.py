@@ -139,6 +139,15 @@ class Diverged:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """My whole state has this digest at the marker `index`."""
+
+    term: int
+    index: int
+    digest: bytes
+
+
 Message = (
     PreVote
     | PreVoteReply
@@ -153,4 +162,5 @@ Message = (
     | SnapshotPull
     | SnapshotPiece
     | Diverged
+    | StateReport
 )

@@ -22,7 +22,7 @@ from raft import membership as members
 from raft.agreement import Agreement
 from raft.elections import NEVER
 from raft.errors import Diverged as DivergedError
-from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError
+from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError, StateWrong
 from raft.messages import (
     Append,
     AppendReply,
@@ -34,6 +34,7 @@ from raft.messages import (
     SnapshotOffer,
     SnapshotPiece,
     SnapshotPull,
+    StateReport,
     TimeoutNow,
     Vote,
     VoteReply,
@@ -41,6 +42,7 @@ from raft.messages import (
 from raft.reads import Reads
 from raft.record import DATA, MEMBERSHIP, record_size
 from raft.replication import Replication
+from raft.state_reports import StateReports
 from raft.timing import Flow, Timing
 from raft.upstream import LEADER
 
@@ -110,6 +112,7 @@ class RaftNode(Replication):
         flow: Flow | None = None,
     ) -> None:
         self.agreement = Agreement()
+        self.state_reports = StateReports()
         self._snapshots = snapshots
         self._reads = Reads()
         self._change_token: tuple[int, object] | None = None  # the entry of the change under way, and who asked
@@ -352,6 +355,7 @@ class RaftNode(Replication):
             now = self.members.get(old.name)
             if now is None or now.incarnation != old.incarnation:
                 self.agreement.forget(old.name)
+                self.state_reports.forget(old.name)
 
     def _require_settled(self) -> None:
         """Thesis 4.1, and its erratum: no change before an entry of this term is committed, and one at a time."""
@@ -493,11 +497,30 @@ class RaftNode(Replication):
             self.send(name, Diverged(self.term, verdict.index))
             self.agreement.forget(name)
         if self.name in verdict.wrong:
-            self._stop(DivergedError(f"a majority has another state than this node at entry {verdict.index}"))
+            self._stop(_state_wrong(verdict.index))
 
     def _on_diverged(self, sender: str, message: Diverged) -> None:
         if sender == self.leader and message.term == self.term:
-            self._stop(DivergedError(f"a majority has another state than this node at entry {message.index}"))
+            self._stop(_state_wrong(message.index))
+
+    def report_state(self, index: int, digest: bytes) -> None:
+        """This node's whole state has this digest at the marker `index`."""
+        if self.role == LEADER:
+            self._judge_states(self.name, index, digest)
+        elif self.leader is not None and self.stopped is None:
+            self.send(self.leader, StateReport(self.term, index, digest))
+
+    def _on_state_report(self, sender: str, message: StateReport) -> None:
+        if self.role == LEADER and message.term == self.term and sender in self.members and message.index <= self.commit_index:
+            self._judge_states(sender, message.index, message.digest)
+
+    def _judge_states(self, name: str, index: int, digest: bytes) -> None:
+        self.state_reports.report(name, index, digest)
+        wrong = self.state_reports.judge(index, self.members.voters)
+        for other in sorted(wrong - {self.name}):
+            self.send(other, Diverged(self.term, index))
+        if self.name in wrong:
+            self._stop(_state_wrong(index))
 
     # -- snapshots: the leader's side ----------------------------------------------------------------------------------------
 
@@ -615,6 +638,10 @@ class RaftNode(Replication):
         self._installing, self._incoming = False, None
 
 
+def _state_wrong(index: int) -> StateWrong:
+    return StateWrong(f"a majority has another state than this node at entry {index}")
+
+
 class _Asked(NamedTuple):
     """A read that waits for a leader's answer."""
 
@@ -644,4 +671,5 @@ _HANDLERS: Final[dict[type, Callable[[RaftNode, str, Any], None]]] = {
     SnapshotPull: RaftNode._on_snapshot_pull,
     SnapshotPiece: RaftNode._on_snapshot_piece,
     Diverged: RaftNode._on_diverged,
+    StateReport: RaftNode._on_state_report,
 }

@@ -158,6 +158,7 @@ _ROWS: Final = (
         {"index": _SOME, "index_term": _ANY, "offset": _ANY, "data": _Bytes(most=PAYLOAD_MAX)},
     ),
     _Row(m.Diverged, "diverged", _SOME, {"index": _SOME}),
+    _Row(m.StateReport, "state_report", _SOME, {"index": _SOME, "digest": _Bytes(least=1)}),
     _Row(
         Hello,
         "hello",
