@@ -113,6 +113,11 @@ def test_a_vote_that_is_read_on_a_full_disk_is_settled_all_the_same() -> None:
     """The process was killed before the new name was durable. The next one cannot write, and yet power may fail after it."""
 
     class Full(FaultyDisk):
+        def open(self, path: str, *, create: bool = False) -> int:
+            if create:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            return super().open(path)
+
         def write_durable(self, fd: int, data: bytes, offset: int) -> None:
             raise OSError(errno.ENOSPC, "no space left on device")
 
@@ -123,10 +128,9 @@ def test_a_vote_that_is_read_on_a_full_disk_is_settled_all_the_same() -> None:
         with contextlib.suppress(PowerLoss):
             file.save(HardState(5, "n2"))
         full = Full()
-        full.names, *full.history = (
-            {path: file for path, file in names.items() if not path.endswith("/reserve")}
-            for names in (disk.names, *disk.history)
-        )
+        full.names, full.history = dict(disk.names), [*map(dict, disk.history)]
+        for names in (full.names, *full.history):
+            names.pop(f"{DIRECTORY}/reserve", None)
         read = HardStateFile(full, DIRECTORY).state
         for seed in range(8):
             assert HardStateFile(copy.deepcopy(full).rebooted(random.Random(seed)), DIRECTORY).state == read, (at, seed)
