@@ -90,8 +90,10 @@ class Applier:
         *,
         paused: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         capture_life_s: float = CAPTURE_LIFE_S,
+        overloaded: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`paused`: nothing is checkpointed inside of it (Checkpointer.paused)."""
+        """`paused`: nothing is checkpointed inside of it. Both are the Checkpointer's."""
+        self._overloaded = overloaded
         self._store = store
         self._apply = apply
         self._paused = paused
@@ -111,6 +113,10 @@ class Applier:
     @property
     def digest(self) -> bytes:
         return self._store.digest
+
+    @property
+    def overloaded(self) -> bool:
+        return self._overloaded()
 
     @property
     def last_now_ns(self) -> int:

@@ -26,15 +26,9 @@ if TYPE_CHECKING:
 class ObservedState:
     """raft.api.StateMachine: an Applier, and who listens. `on_applied` is called after each entry, on every node."""
 
-    def __init__(
-        self,
-        applier: Applier,
-        on_applied: Callable[[], None] = lambda: None,
-        overloaded: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, applier: Applier, on_applied: Callable[[], None] = lambda: None) -> None:
         self._applier = applier
         self._on_applied = on_applied
-        self._overloaded = overloaded
         self.observers: tuple[Observer, ...] = ()
 
     @property
@@ -51,7 +45,7 @@ class ObservedState:
 
     @property
     def overloaded(self) -> bool:
-        return self._overloaded()
+        return self._applier.overloaded
 
     def apply(self, index: int, term: int, payload: bytes, hint: object | None) -> Sequence[Result]:
         """Apply one committed entry, tell the observers; its results, in the order of its items."""

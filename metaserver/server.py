@@ -99,10 +99,8 @@ class Server:
         self._ready = Ready("", "")
         self._store = store = self._open_store()
         self._checkpointer = Checkpointer(store, on_durable=self._on_durable, on_failed=self._fatal)
-        self._applier = Applier(store, paused=self._checkpointer.paused)
-        self._state = ObservedState(
-            self._applier, on_applied=self._checkpointer.nudge, overloaded=lambda: self._checkpointer.overloaded
-        )
+        self._applier = Applier(store, paused=self._checkpointer.paused, overloaded=lambda: self._checkpointer.overloaded)
+        self._state = ObservedState(self._applier, on_applied=self._checkpointer.nudge)
         self._replicator, self._cluster = make_replication(config, self._state)
         self._leadership = Leadership(self._realm(), self._state, self._applier, self._cluster, config.name, self._role_changed)
         if self._cluster is not None:

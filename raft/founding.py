@@ -85,9 +85,12 @@ def _prepare_log(wal: Wal, directory: str, state_index: int, state_term: int) ->
     """The term of what the cluster begins with."""
     if wal.last_index == 0 and state_index:
         wal.reset(state_index, state_term)
-    elif wal.first_index <= wal.last_index == state_index and wal.term_at(state_index) == SINGLE_TERM:
-        if not wal.memberships_found:
-            wal.reset(state_index, SINGLE_TERM)
+    elif (
+        wal.first_index <= wal.last_index == state_index
+        and wal.term_at(state_index) == SINGLE_TERM
+        and not wal.memberships_found
+    ):
+        wal.reset(state_index, SINGLE_TERM)
     term = wal.term_at(wal.last_index)
     prepared = wal.first_index > wal.last_index == state_index and term == state_term  # here or by an earlier attempt
     if wal.memberships_found or (term > SINGLE_TERM and not prepared):
