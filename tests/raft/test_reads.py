@@ -198,7 +198,7 @@ def test_a_read_that_a_follower_cannot_serve_is_rejected_once(how: str) -> None:
         lab.pass_time(TIMING.read_s - 0.1, lambda: lab.receive("n2", lab.heartbeat(1), flush=False))
         assert "read" not in lab.told.results
         lab.pass_time(0.2)
-    elif how == "another":
+    elif how == "another leads":
         lab.receive("n3", lab.heartbeat(5))
         lab.pass_time(TIMING.heartbeat_s)
     assert isinstance(lab.told.results["read"], NotLeader)
