@@ -13,6 +13,7 @@ import typer
 
 from fuseclient.errors import ClientError
 from keelfs.commands import bench, certs, cluster, demo, info, mount, server, status, up, version, volume
+from keelfs.commands.connection import reaching
 from keelfs.console import fail
 from keelfs.exit_codes import ExitCode
 
@@ -27,11 +28,11 @@ app = typer.Typer(
 
 app.command("up")(up.up)
 app.command("server")(server.server)
-app.command("format")(volume.format_volume)
-app.command("mount")(mount.mount)
+app.command("format")(reaching(volume.format_volume))
+app.command("mount")(reaching(mount.mount))
 app.command("umount")(mount.umount)
-app.command("status")(status.status)
-app.command("info")(info.info)
+app.command("status")(reaching(status.status))
+app.command("info")(reaching(info.info))
 app.add_typer(volume.app, name="volume")
 app.add_typer(certs.app, name="certs")
 app.add_typer(cluster.app, name="cluster")

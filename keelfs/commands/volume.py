@@ -9,6 +9,7 @@ import typer
 
 from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
+from keelfs.commands.connection import reaching
 from keelfs.console import emit_fields, emit_json, emit_table, say, size_text, time_text
 from keelfs.quantity import parse_size
 from keelfs.target import server_admin_addresses
@@ -80,6 +81,7 @@ def format_volume(
 
 
 @app.command("list")
+@reaching
 def list_volumes(server: ServerArgument = "", admin_at: AdminOption = "", as_json: JsonOption = False) -> None:
     """List the volumes of a cluster."""
     with admin(server_admin_addresses(server, admin_at)) as client:
@@ -95,6 +97,7 @@ def list_volumes(server: ServerArgument = "", admin_at: AdminOption = "", as_jso
 
 
 @app.command("show")
+@reaching
 def show_volume(url: UrlArgument, admin_at: AdminOption = "", as_json: JsonOption = False) -> None:
     """Show one volume's settings and usage."""
     with admin(server_admin_addresses(url, admin_at)) as client:
@@ -102,6 +105,7 @@ def show_volume(url: UrlArgument, admin_at: AdminOption = "", as_json: JsonOptio
 
 
 @app.command("destroy")
+@reaching
 def destroy_volume(
     url: UrlArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -21,7 +21,7 @@ from keelfs.commands.cluster.options import (
     TlsCaOption,
     TlsCertOption,
     TlsKeyOption,
-    asked,
+    asked_as,
     settings_given,
 )
 from keelfs.console import emit_fields, say
@@ -80,7 +80,7 @@ def add(
     timeout_s = parse_duration(timeout)
     advertise = (advertise_client, advertise_admin, advertise_peer)
     made = settings_given(name, listen, admin_at, peer, advertise, certs, (tls_ca, tls_cert, tls_key), insecure)
-    with asked(server, server_admin) as client:
+    with asked_as(made, server, server_admin) as client:
         joining.add(client, data, made)
         say(f"node {name} is a learner of the cluster; start it with: keelfs server --data {data}")
         if promote:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fuseclient.errors import ClientError
+from fuseclient.tls import TlsFiles as ClientTlsFiles
 from keelfs.admin_client import AdminClient, admin
 from keelfs.exit_codes import ExitCode
+from keelfs.settings import settings
 from keelfs.target import server_admin_addresses
 
 if TYPE_CHECKING:
@@ -42,6 +45,15 @@ InsecureOption = Annotated[
 def asked(server: str, admin_at: str) -> AbstractContextManager[AdminClient]:
     """A client for the cluster that `server` belongs to; what only the leader does finds its way there."""
     return admin(server_admin_addresses(server, admin_at))
+
+
+def asked_as(made: NodeSettings, server: str, admin_at: str) -> AbstractContextManager[AdminClient]:
+    """The same, with the node's own certificate where the site has none for clients."""
+    if settings().tls_files() is not None:
+        return asked(server, admin_at)
+    tls = ClientTlsFiles(Path(made.tls_ca), Path(made.tls_cert), Path(made.tls_key)) if made.tls_ca else None
+    insecure = made.insecure or settings().insecure
+    return contextlib.closing(AdminClient(server_admin_addresses(server, admin_at), tls=tls, insecure=insecure))
 
 
 def settings_given(

@@ -27,6 +27,7 @@ from keelfs.commands.cluster.options import (
     asked,
     settings_given,
 )
+from keelfs.commands.connection import reaching
 from keelfs.console import byte_progress, emit_fields, emit_json, say, size_text, time_text
 
 app = typer.Typer(help="Save, examine and restore the metadata of a cluster.", no_args_is_help=True)
@@ -35,6 +36,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The snapshot
 
 
 @app.command("save")
+@reaching
 def save(
     file: FileArgument,
     server: ServerArgument = "",
