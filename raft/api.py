@@ -138,6 +138,13 @@ class ClusterControl(Protocol):
     async def propose_marker(self, payload: bytes) -> int:
         """Log a marker for StateMachine.mark; its index."""
 
+    def report_state(self, index: int, digest: bytes) -> None:
+        """This node's whole state has this digest at the marker `index`. Who differs from a majority of the voters stops, for
+        good."""
+
+    def state_reports(self, index: int) -> Mapping[str, bytes]:
+        """What was reported for the marker `index` while this node leads, by name."""
+
     def progress(self) -> Mapping[str, PeerProgress]:
         """The other members as this node sees them, by name."""
 

@@ -29,9 +29,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from raft import quarantine
 from raft.api import PeerProgress, ReplicatorStatus
+from raft.base import FILE_NAME as BASE_NAME
 from raft.disk import Disk, RealDisk
-from raft.errors import LogCorrupt, NotLeader, Refused, ReplicationError, Stopped
+from raft.errors import LogCorrupt, NotLeader, Refused, ReplicationError, StateWrong, Stopped
 from raft.identity import Identity, load_identity
 from raft.journal import Journal, JournalOptions
 from raft.node import RaftNode
@@ -152,7 +154,7 @@ class ClusterReplicator:
         self.failed = loop.create_future()
         self._to_loop = Mailbox(loop)
         self._thread = thread = RaftThread(f"raft {self._options.name}", self._new_loop)
-        self._to_raft = Mailbox(thread.loop, self._flush)
+        self._to_raft = Mailbox(thread.loop, self._flush, self._bug)
         try:
             await thread.call(self._begin())
         except BaseException:
@@ -181,9 +183,11 @@ class ClusterReplicator:
     async def _begin(self) -> None:
         """On the raft thread."""
         disk, options = self._disk, self._options
+        disk.make_directory(self._directory)
+        quarantine.require_open(disk, self._directory)
         identity = load_identity(disk, self._directory)
         if identity is None:
-            raise LogCorrupt(f"{self._directory}: no node was prepared here; use 'keelfs cluster init' or 'keelfs cluster add'")
+            raise LogCorrupt(_no_identity(disk, self._directory))
         self.identity = identity
         self._journal = journal = Journal.open(
             self._directory, options.journal, disk=disk, identity=identity, state_index=self._state.index_applied
@@ -318,6 +322,13 @@ class ClusterReplicator:
             self._to_raft.post(lambda: self._node.propose(payload, _Question(future), MARKER))
         index: int = await future
         return index
+
+    def report_state(self, index: int, digest: bytes) -> None:
+        if self._stopped is None:
+            self._to_raft.post(lambda: self._node.report_state(index, digest))
+
+    def state_reports(self, index: int) -> Mapping[str, bytes]:
+        return self._node.state_reports.at(index)
 
     def progress(self) -> Mapping[str, PeerProgress]:
         connected = self._transport.connected()
@@ -455,6 +466,7 @@ class ClusterReplicator:
     def _failed(self, error: ReplicationError) -> None:
         if not self._broken:
             self._fail_all(str(error))
+            self._to_raft.post(lambda: self._node.halt(error))  # so that others elect at once
         if not self.failed.done():
             self.failed.set_result(error)
 
@@ -486,24 +498,37 @@ class ClusterReplicator:
         self._to_loop.post(partial(self._membership_changed, membership))
 
     def halted(self, error: ReplicationError) -> None:
+        if isinstance(error, StateWrong):
+            quarantine.close(self._disk, self._directory, str(error))
         self._to_loop.post(partial(self._failed, error))
 
     # -- the raft thread -----------------------------------------------------------------------------------------------------
 
     def _on_message(self, name: str, message: Message) -> None:
-        self._node.receive(name, message)
+        self._contained(lambda: self._node.receive(name, message))
         self._flush_soon()
 
     def _on_connected(self, name: str) -> None:
-        self._node.connected(name)
+        self._contained(lambda: self._node.connected(name))
         self._flush_soon()
 
     def _on_disconnected(self, name: str) -> None:
-        self._node.disconnected(name)
+        self._contained(lambda: self._node.disconnected(name))
         self._on_timer()
 
     def _on_refused(self, name: str, reason: str, detail: str) -> None:
         log.warning("%s refuses this node (%s): %s", name, reason, detail)
+
+    def _contained(self, step: Callable[[], None]) -> None:
+        """What the node did not foresee is a bug, after which it may be half changed: it says nothing more."""
+        try:
+            step()
+        except Exception as error:
+            self._bug(error)
+
+    def _bug(self, error: Exception) -> None:
+        log.error("a defect stops the node", exc_info=error)
+        self._node.halt(Stopped(f"the node failed: {error!r}"))
 
     def _flush_soon(self) -> None:
         """All messages that came together share a sync."""
@@ -514,6 +539,9 @@ class ClusterReplicator:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        self._contained(self._flush_node)
+
+    def _flush_node(self) -> None:
         self._take_proposals()
         applied = self._applied
         while applied:
@@ -533,6 +561,9 @@ class ClusterReplicator:
     def _on_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._contained(self._tick)
+
+    def _tick(self) -> None:
         delay = self._node.tick()
         self._flush()
         self._keep_book()
@@ -587,6 +618,15 @@ class ClusterReplicator:
 def _durable(journal: Journal) -> HelloState:
     index = journal.durable_index
     return HelloState(journal.term, index, journal.term_at(index))
+
+
+def _no_identity(disk: Disk, directory: str) -> str:
+    if BASE_NAME in disk.list(directory):
+        return (
+            f"{directory}: identity.json is missing, which says which node this is; restore that file, or remove this node "
+            "from the cluster and add it anew, with an empty directory"
+        )
+    return f"{directory}: no node was prepared here; use 'keelfs cluster init' or 'keelfs cluster add'"
 
 
 def _nothing() -> None:

@@ -22,7 +22,7 @@ from raft import membership as members
 from raft.agreement import Agreement
 from raft.elections import NEVER
 from raft.errors import Diverged as DivergedError
-from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError, StateWrong
+from raft.errors import NotLeader, OutcomeUnknown, Refused, ReplicationError, StateWrong, Stopped
 from raft.messages import (
     Append,
     AppendReply,
@@ -314,8 +314,15 @@ class RaftNode(Replication):
             return  # no space for a term, a vote or a cut: the sender will ask again
         except ReplicationError as error:
             self._stop(error)
-        except (OSError, ValueError) as error:
-            self._stop(DivergedError(f"the log cannot be read, or what the leader sent cannot follow it: {error}"))
+        except OSError as error:
+            self._stop(Stopped(f"the log cannot be read: {error}"))
+        except ValueError as error:
+            self._stop(DivergedError(f"what the leader sent cannot follow this node's log: {error}"))
+
+    def halt(self, error: ReplicationError) -> None:
+        """Stop for good, from outside: nothing more is sent, so that the others soon elect without this node."""
+        if self.stopped is None:
+            self._stop(error)
 
     def _stop(self, error: ReplicationError) -> None:
         self.stopped = error

@@ -22,10 +22,16 @@ T = TypeVar("T")
 class Mailbox:
     """Calls for another loop, made there in the order of `post`. Any thread may post."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, after: Callable[[], None] | None = None) -> None:
-        """`after` is called on `loop` when a batch of calls was made."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        after: Callable[[], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """`after` is called on `loop` when a batch of calls was made; `on_error` with what one of them raised."""
         self._loop = loop
         self._after = after
+        self._on_error = on_error
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._awake = False
@@ -54,10 +60,13 @@ class Mailbox:
             self._loop.call_soon(self._take)
 
     def _make(self, call: Callable[[], None]) -> None:
-        """An error goes where those of a loop's callbacks go; the calls after it are somebody else's."""
+        """The calls after one that fails are somebody else's. Without `on_error`, the loop's own handler gets the error."""
         try:
             call()
         except Exception as error:
+            if self._on_error is not None:
+                self._on_error(error)
+                return
             context = {"message": f"a call to another loop failed: {call!r}", "exception": error}
             self._loop.call_exception_handler(context)
 

@@ -218,3 +218,29 @@ async def test_a_state_machine_that_is_overloaded_is_given_no_more_than_a_bounde
     assert slow.machine.index_applied - before <= 10, "8 MiB are the bound"
     slow.machine.overloaded = False
     await cluster.even()
+
+
+async def test_a_node_whose_state_machine_breaks_falls_silent_and_the_others_elect(cluster: Cluster) -> None:
+    leader = cluster.leader()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    leader.machine.apply = broken  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="a defect"):
+        await leader.up.propose(b"boom")
+    assert "a defect" in str(await asyncio.wait_for(leader.up.failed, 30))
+    await until(lambda: any(n.up.leading for n in cluster.nodes.values() if n is not leader), "another leads")
+
+
+async def test_a_defect_on_the_raft_thread_stops_the_node(cluster: Cluster) -> None:
+    leader = cluster.leader()
+
+    def broken() -> None:
+        raise ZeroDivisionError("a defect")
+
+    leader.up._node._flush = broken  # type: ignore[method-assign]
+    assert "a defect" in str(await asyncio.wait_for(leader.up.failed, 30))
+    with pytest.raises(Stopped):
+        await leader.up.propose(b"no more")
+    await until(lambda: any(n.up.leading for n in cluster.nodes.values() if n is not leader), "another leads")
