@@ -29,6 +29,9 @@ def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
     parser.add_argument("--insecure", action="store_true", help="allow plaintext beyond this machine")
     parser.add_argument("--session-ttl", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--delete-delay", type=float, default=30.0, metavar="SECONDS")
+    parser.add_argument("--verify-interval", type=float, default=6 * 3600.0, metavar="SECONDS")
+    parser.add_argument("--log-segment", type=int, default=64 << 20, metavar="BYTES")
+    parser.add_argument("--log-retain", type=int, default=128 << 20, metavar="BYTES")
     parser.add_argument("--ready-fd", type=int, help="file descriptor that gets a line when the server answers")
     given = parser.parse_args(argv)
     config = ServerConfig(
@@ -44,6 +47,9 @@ def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
         tls=tls_files(given.tls_ca, given.tls_cert, given.tls_key),
         session_ttl_s=given.session_ttl,
         delete_delay_s=given.delete_delay,
+        verify_interval_s=given.verify_interval,
+        log_segment_bytes=given.log_segment,
+        log_retain_bytes=given.log_retain,
     )
     return config, given.ready_fd
 

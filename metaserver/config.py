@@ -18,6 +18,9 @@ EXIT_DATA: Final = 4  # the data directory cannot be used: locked, denied, full
 EXIT_CORRUPT: Final = 5  # the log or the store is damaged
 
 
+LOG_SEGMENT_MIN: Final = 64 << 10
+
+
 class ServerError(Exception):
     """The server cannot start or go on. The message is complete and for people: one line, what, why and what next."""
 
@@ -55,6 +58,9 @@ class ServerConfig:
     stop_grace_s: float = 5.0
     transfer_s: float = 2.0  # how long a leader that stops tries to hand over
     wait_max_s: float = 10.0  # how long a request waits for a majority
+    verify_interval_s: float = 6 * 3600.0  # between comparisons of all nodes' states, which the leader begins; 0 = none
+    log_segment_bytes: int = 64 << 20
+    log_retain_bytes: int = 128 << 20  # of entries that the state holds and a node that was away may lack
 
     def validate(self) -> None:
         """Refuse what cannot work or is not safe. Raises ServerError."""
@@ -83,8 +89,11 @@ class ServerConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise ServerError(f"{name} must be greater than 0, not {value}", EXIT_CONFIG)
-        if self.delete_delay_s < 0 or self.reserve_bytes < 0:
-            raise ServerError("delete_delay_s and reserve_bytes must not be negative", EXIT_CONFIG)
+        if min(self.delete_delay_s, self.reserve_bytes, self.verify_interval_s, self.log_retain_bytes) < 0:
+            wrong = "delete_delay_s, reserve_bytes, verify_interval_s and log_retain_bytes must not be negative"
+            raise ServerError(wrong, EXIT_CONFIG)
+        if self.log_segment_bytes < LOG_SEGMENT_MIN:
+            raise ServerError(f"log_segment_bytes must be {LOG_SEGMENT_MIN} at least", EXIT_CONFIG)
 
 
 def split_address(name: str, address: str) -> tuple[str, int]:

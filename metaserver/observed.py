@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 class ObservedState:
-    """raft.api.StateMachine: an Applier, and who listens. `on_applied` is called after each entry, on every node."""
+    """raft.api.StateMachine: an Applier, and who listens. `on_applied` is called after each entry, `on_marked` after
+    each marker, on every node."""
 
     def __init__(self, applier: Applier, on_applied: Callable[[], None] = lambda: None) -> None:
         self._applier = applier
         self._on_applied = on_applied
         self.observers: tuple[Observer, ...] = ()
+        self.on_marked: Callable[[int, bytes], None] = lambda index, payload: None
 
     @property
     def index_applied(self) -> int:
@@ -62,6 +64,7 @@ class ObservedState:
 
     def mark(self, index: int, payload: bytes) -> None:
         self._applier.mark(index, payload)
+        self.on_marked(index, payload)
 
     async def capture(self) -> Capture:
         return await self._applier.capture()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import uvloop
 
 from metaserver.cluster_admin import Snapshot
-from metaserver.config import EXIT_CONFIG, ServerError
+from metaserver.config import EXIT_CONFIG, EXIT_CORRUPT, ServerError
 from raft.api import ClusterControl, Replicator
 from raft.base import FILE_NAME as BASE_NAME
 from raft.disk import RealDisk
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raft.identity import Identity
 
 
+BOOK_NAME: Final = "peers"  # raft.peer_book.FILE_NAME, whose import a single node need not pay for
 SNAPSHOTS_NAME: Final = "snapshots"  # in the data directory, where a cluster's node has its own too
 
 
@@ -62,6 +63,12 @@ def replication_for(config: ServerConfig, state: StateMachine) -> Replication:
     """The replicator for the config's data directory, not started. Raises ServerError."""
     directory = config.data_dir
     if not (directory / BASE_NAME).exists():
+        if (directory / BOOK_NAME).exists():  # which a node of a cluster makes when it starts
+            raise ServerError(
+                f"{directory / BASE_NAME} is missing, which says who the members of this node's cluster are; remove the node "
+                "from the cluster and add it anew, with an empty directory",
+                EXIT_CORRUPT,
+            )
         if config.peer_listen is not None:
             raise ServerError(
                 f"--peer-listen is for a cluster's node, and {directory} is none yet: make it one with `keelfs cluster init` "
@@ -79,8 +86,11 @@ def replication_for(config: ServerConfig, state: StateMachine) -> Replication:
 
 def _cluster(config: ServerConfig, state: StateMachine, name: str, peer_listen: str) -> Replication:
     from raft.cluster import ClusterOptions, ClusterReplicator  # a single node needs nothing of it
+    from raft.journal import JournalOptions
+    from raft.wal import WalOptions
 
-    options = ClusterOptions(name=name, peer_listen=peer_listen, tls=config.tls)
+    journal = JournalOptions(WalOptions(segment_bytes=config.log_segment_bytes), retain_bytes=config.log_retain_bytes)
+    options = ClusterOptions(name=name, peer_listen=peer_listen, tls=config.tls, journal=journal)
     node = ClusterReplicator(config.data_dir, state, options, new_loop=uvloop.new_event_loop)
     return Replication(node, node)
 

@@ -17,6 +17,7 @@ import errno
 import gc
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -38,18 +39,19 @@ from metaserver.observed import ObservedState
 from metaserver.ports import Ports, Ready
 from metaserver.reign import Realm
 from metaserver.replication import NodeState, Replication, replication_for
+from metaserver.self_verification import SelfVerification
 from metaserver.service import MetaService
 from metaserver.status import Status
 from metaserver.store.checkpointer import Checkpointer
 from metaserver.store.errors import StoreCorrupt, StoreError, StoreVersion
 from metaserver.store.layered import LayeredStore
-from raft.errors import LogCorrupt, ReplicationError
+from raft.errors import Diverged, LogCorrupt, ReplicationError
 from raft.membership import Member
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from raft.api import StateMachine
+    from raft.api import ClusterControl, StateMachine
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +66,9 @@ def _explain(error: Exception, config: ServerConfig) -> ServerError:
             return error
         case LogCorrupt() | StoreCorrupt() | StoreVersion():
             return ServerError(f"the data in {config.data_dir} cannot be used: {error}", EXIT_CORRUPT)
+        case Diverged():
+            advice = "remove it from the cluster and add it anew, with an empty directory"
+            return ServerError(f"this node must not go on: {error}; {advice}", EXIT_CORRUPT)
         case StoreError():
             return ServerError(f"the data directory cannot be used: {error}", EXIT_DATA)
         case OSError() if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
@@ -103,8 +108,10 @@ class Server:
         self._state = ObservedState(self._applier, on_applied=self._checkpointer.nudge)
         self._replicator, self._cluster = make_replication(config, self._state)
         self._leadership = Leadership(self._realm(), self._state, self._applier, self._cluster, config.name, self._role_changed)
+        self._verification: SelfVerification | None = None
         if self._cluster is not None:
             self._cluster.on_leading = self._leadership.switch
+            self._verification = self._self_verification(self._cluster)
         self._meta = MetaService(self._leadership.current, self._fatal)
         self._health = Health()
         self._ports = Ports(config, self._meta, self._make_admin(), self._health.answers)
@@ -127,6 +134,19 @@ class Server:
             log_low=lambda: self._replicator.space_low,
             addresses=self._addresses,
         )
+
+    def _self_verification(self, cluster: ClusterControl) -> SelfVerification:
+        config = self.config
+        made = SelfVerification(
+            self._applier,
+            cluster,
+            config.name,
+            lambda: self._leadership.reign is not None,
+            random.Random(),
+            config.verify_interval_s,
+        )
+        self._state.on_marked = made.marked
+        return made
 
     def _make_admin(self) -> AdminService:
         cluster = ClusterAdmin(
@@ -175,6 +195,8 @@ class Server:
             self._leadership.switch(True)
         self._start_task(self._watch_log, "log")
         self._start_task(self._watch_health, "health")
+        if self._verification is not None and self.config.verify_interval_s:
+            self._start_task(self._verification.run, "self-verification")
         await self._tell_health()
         _log.info("serving", listen=ready.listen, admin=ready.admin, data=str(self.config.data_dir))
         return ready
@@ -219,6 +241,8 @@ class Server:
         await self._ports.stop(self.config.stop_grace_s)
         if self._recovered:
             await self._replicator.stop()
+        if self._verification is not None:
+            await self._verification.close()
         await self._applier.close()
         await self._checkpointer.close()
         self._store.close()

@@ -40,11 +40,16 @@ def server(
     ] = None,
     session_ttl: Annotated[str, typer.Option(help="A client silent for this long loses its session.", show_default="60s")] = "",
     delete_delay: Annotated[str, typer.Option(help="Wait this long before deleted data is removed.", show_default="30s")] = "",
+    verify_interval: Annotated[
+        str, typer.Option(help="How often a cluster's nodes compare their states; 0s = never.", show_default="6h")
+    ] = "6h",
     background: Annotated[
         bool, typer.Option("-d", "--background", help="Return as soon as it answers; log to DATA/server.log.")
     ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.", show_default="info")] = "",
     log_format: Annotated[str, typer.Option(help="console or json.", show_default="console")] = "",
+    log_segment: Annotated[int, typer.Option(hidden=True)] = 64 << 20,
+    log_retain: Annotated[int, typer.Option(hidden=True)] = 128 << 20,
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Run a metadata server in the foreground (SIGTERM or Ctrl-C stops it cleanly). A cluster's node knows its settings."""
@@ -71,6 +76,9 @@ def server(
             config,
             session_ttl_s=parse_duration(session_ttl or defaults.session_ttl),
             delete_delay_s=parse_duration(delete_delay or defaults.delete_delay),
+            verify_interval_s=parse_duration(verify_interval),
+            log_segment_bytes=log_segment,
+            log_retain_bytes=log_retain,
         )
         code = serve(config, lambda _: ready.tell())
     except ServerError as error:
