@@ -27,6 +27,7 @@ from raft import atomic_file
 from raft.errors import LogCorrupt
 from raft.membership import NAME
 from raft.peer_wire import NONCE_SIZE, NUMBER_MAX
+from raft.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +59,7 @@ class PeerBook:
     def __init__(self, disk: Disk, directory: str, start: int, nonce: bytes, peers: dict[str, Memory]) -> None:
         self.start = start  # of this disk, counted
         self.nonce = nonce
-        self._disk = disk
-        self._directory = directory
+        self._reserve = Reserve(disk, directory)  # a node must be able to start on a full disk
         self._peers = peers  # by name; the one met last is the last
         self._dirty = False
 
@@ -125,7 +125,7 @@ class PeerBook:
             self._dirty = False
 
     def _write(self) -> None:
-        atomic_file.replace(self._disk, self._directory, FILE_NAME, _encode(self.start, self._peers))
+        self._reserve.replace(FILE_NAME, _encode(self.start, self._peers))
 
 
 def _encode(start: int, peers: dict[str, Memory]) -> bytes:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import random
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_disk import Fault, FaultyDisk, InlineHousekeeper, PowerLoss
+from faulty_disk import FaultyDisk, InlineHousekeeper
 from journal_harness import DIRECTORY, OPTIONS, WAL, add, change, contents, entry, fill, member, opened, power_losses
 
 from raft.disk import RealDisk
 from raft.errors import LogCorrupt, Refused
 from raft.founding import found_cluster, join_cluster
-from raft.identity import Identity, Start, create, load_identity, load_or_create, note_start
+from raft.identity import Identity, create, load_identity, load_or_create
 from raft.membership import Member, Membership, initial
 from raft.wal import Wal
 
@@ -236,47 +235,6 @@ def test_power_may_fail_at_any_change_while_a_directory_is_prepared() -> None:
         identity = join(disk)
         assert identity.cluster_id == CLUSTER, what
         assert opened(disk, identity=identity).membership == Membership()
-
-
-# -- starts ------------------------------------------------------------------------------------------------------------------
-
-
-def test_every_start_counts_and_is_told_apart() -> None:
-    disk, rng = FaultyDisk(), random.Random(1)
-    starts = [note_start(disk, DIRECTORY, rng.randbytes) for _ in range(5)]
-    assert [start.count for start in starts] == [1, 2, 3, 4, 5]
-    assert len({start.nonce for start in starts}) == 5
-    assert all(len(start.nonce) == 8 for start in starts)
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_a_start_that_was_noted_is_never_forgotten(seed: int) -> None:
-    rng = random.Random(seed)
-    disk, noted = FaultyDisk(), Start(0, b"")
-    for _ in range(6):
-        disk.plan(rng.randint(1, 12), rng.choice((Fault.POWER, Fault.SYNC_FAILS, Fault.NO_SPACE)), rng.random())
-        try:
-            for _ in range(4):
-                start = note_start(disk, DIRECTORY, rng.randbytes)
-                assert start.count > noted.count
-                noted = start
-        except (PowerLoss, OSError):
-            pass
-        disk = disk.rebooted(rng) if rng.random() < 0.6 else disk.killed()
-    assert note_start(disk, DIRECTORY, rng.randbytes).count > noted.count
-
-
-def test_starts_that_cannot_be_read_are_not_counted_from_one() -> None:
-    disk = FaultyDisk()
-    note_start(disk, DIRECTORY, random.Random(1).randbytes)
-    whole = bytes(disk.names[f"{DIRECTORY}/starts"].cached)
-    for at in range(len(whole)):
-        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :], whole + b"\0"):
-            disk.names[f"{DIRECTORY}/starts"].cached[:] = damaged
-            with pytest.raises(LogCorrupt, match="starts: "):
-                note_start(disk, DIRECTORY, random.Random(1).randbytes)
-    with pytest.raises(ValueError, match="nonce"):
-        note_start(FaultyDisk(), DIRECTORY, lambda count: b"short")
 
 
 def test_the_options_used_here_are_small() -> None:

@@ -17,8 +17,8 @@ from journal_harness import DIRECTORY, IDENTITY, OPTIONS, WAL, add, change, entr
 from raft.disk import RealDisk
 from raft.errors import Refused, Stopped
 from raft.hard_state import HardState, HardStateFile
-from raft.identity import note_start
 from raft.journal import Journal
+from raft.peer_book import PeerBook
 from raft.reserve import Reserve
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_a_node_on_a_full_disk_votes_and_trims(small_disk: Path) -> None:
             fill(journal, 1)
             fill_up(small_disk)
     last = journal.last_index
-    assert note_start(RealDisk(), str(directory), os.urandom).count == 1
+    assert PeerBook.open(RealDisk(), str(directory)).start == 1
     fill_up(small_disk)
     with pytest.raises(OSError, match="No space left"):
         (directory / "more").write_bytes(b"x")
@@ -67,7 +67,7 @@ def test_a_node_on_a_full_disk_votes_and_trims(small_disk: Path) -> None:
     journal.close()
     fill_up(small_disk)
     journal = Journal.open(directory, OPTIONS, identity=IDENTITY, state_index=last, housekeeper=InlineHousekeeper())
-    assert note_start(RealDisk(), str(directory), os.urandom).count == 2
+    assert PeerBook.open(RealDisk(), str(directory)).start == 2
     assert (journal.term, journal.voted_for, journal.last_index) == (39, "n2", last)
     assert journal.membership == membership("n1", index=1)
     journal.close()
