@@ -82,15 +82,23 @@ def test_a_start_is_saved_at_once_and_progress_by_save() -> None:
     assert len(disk.writes) == before
 
 
-@pytest.mark.parametrize("fault", [Fault.NO_SPACE, Fault.SYNC_FAILS])
-def test_a_disk_that_fails_costs_no_connection(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_fails_costs_no_connection(caplog: pytest.LogCaptureFixture) -> None:
     disk = FaultyDisk()
     book = opened(disk)
-    disk.plan(2, fault)
+    disk.plan(2, Fault.SYNC_FAILS)
     book.met("n2", disk_at(5))
     assert "could not be saved" in caplog.text
     assert book.objection("n2", disk_at(4)) is not None
     book.save()  # it is tried again
+    assert opened(disk.killed()).get("n2") == Memory(DISK, 5, ONE)
+
+
+def test_on_a_full_disk_the_reserve_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    disk = FaultyDisk()
+    book = opened(disk)
+    disk.plan(2, Fault.NO_SPACE)
+    book.met("n2", disk_at(5))
+    assert "could not be saved" not in caplog.text
     assert opened(disk.killed()).get("n2") == Memory(DISK, 5, ONE)
 
 
