@@ -13,8 +13,10 @@ import pytest
 import typer
 
 from fuseclient.mount import _OPTIONS as MOUNT_OPTIONS
+from keelfs import cluster_view, node_directory, node_settings, state_comparison
 from keelfs.benchmark import Row
-from keelfs.commands import info, status, volume
+from keelfs.commands import certs, info, status, volume
+from keelfs.commands.cluster import snapshot, state, verify
 from keelfs.exit_codes import ExitCode
 from keelfs.main import app
 from keelfs.settings import Settings
@@ -22,6 +24,11 @@ from metaserver import config
 from metaserver.settings import fill
 from protos import admin_pb2
 from protos.attr_layout import ATTR_BYTES
+from raft.certificates import describe, make_ca
+from raft.disk import RealDisk
+from raft.membership import Member, initial
+from raft.snapshot_file import SnapshotHeader, write
+from tests.keelfs.fake_admin import FakeCluster, FakeNode, admin_of
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "OPERATING.md").read_text()
 _CODE = re.compile(r"`([^`]+)`")
@@ -62,10 +69,26 @@ def test_every_command_has_a_section_and_no_other_has() -> None:
     assert set(re.findall(r"^### (keelfs .*)$", section("## Commands"), re.MULTILINE)) == set(COMMANDS)
 
 
+def options(name: str) -> set[str]:
+    """What a command really has."""
+    shown = [p for p in COMMANDS[name].params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
+    return {flag for option in shown for flag in (*option.opts, *option.secondary_opts)} - {"--help", "-h"}
+
+
+#: Of the commands that ask a server, their tables do not repeat these.
+CONNECTION = {"--tls-ca", "--tls-cert", "--tls-key", "--insecure"}
+ASKING = set(codes(re.search(r"Commands that ask a server have these.*?\.\n", TEXT, re.DOTALL)[0]))  # type: ignore[index]
+
+
+def test_the_commands_that_ask_a_server() -> None:
+    assert {flag for row in tables(section("## Commands"))[0] for flag in codes(row[0])} == CONNECTION
+    own = {"keelfs server", "keelfs cluster init", "keelfs cluster add", "keelfs cluster snapshot restore"}
+    assert {name for name in COMMANDS if options(name) >= CONNECTION} == ASKING | own
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_of(name: str) -> None:
-    shown = [p for p in COMMANDS[name].params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
-    real = {flag for option in shown for flag in (*option.opts, *option.secondary_opts)} - {"--help", "-h"}
+    real = options(name) - (CONNECTION if name in ASKING else set())
     rows = tables(section(f"### {name}"))[0]
     written = [flag for row in rows for flag in codes(row[0])]
     assert sorted(written) == sorted(real)
@@ -78,6 +101,8 @@ def test_the_defaults_of(name: str) -> None:
     for option in COMMANDS[name].params:
         written = rows.get(option.opts[-1])
         if written is None or option.param_type_name != "option":
+            continue
+        if name in ASKING and option.opts[-1] in CONNECTION:
             continue
         setting = getattr(site, option.name.removesuffix("_at"), None)
         if option.required:
@@ -128,6 +153,42 @@ def test_the_json_of_status() -> None:
     assert sorted(documented("### keelfs status --json")) == sorted(facts)
     assert sorted(documented("### keelfs status --json", 1)) == sorted(facts["sessions"][0])
     assert facts["term"] == 3
+
+
+def test_the_json_of_a_cluster() -> None:
+    cluster = FakeCluster.of("n1")
+    view = cluster_view.look([admin_of("n1")], cluster.connect)
+    facts = state.describe(view, cluster_view.judge(view))
+    assert sorted(documented("### keelfs cluster status --json")) == sorted(facts)
+    assert sorted(documented("### keelfs cluster status --json", 1)) == sorted(facts["nodes"][0])
+    members = FakeNode(cluster, "n1").members().members
+    facts = verify.describe(state_comparison.compare(members, 1, 1.0, cluster.connect))
+    assert sorted(documented("### keelfs cluster verify --json")) == sorted(facts)
+    assert sorted(documented("### keelfs cluster verify --json", 1)) == sorted(facts["nodes"][0])
+
+
+def test_the_json_of_a_snapshot(tmp_path: Path) -> None:
+    member = Member("n1", "00000000-0000-0000-0000-000000000001", "h:3", "h:1", "h:2")
+    header = SnapshotHeader(member.incarnation, 7, 3, initial(member), bytes(16), "test", 0)
+    write(RealDisk(), str(tmp_path / "f"), header, [b"state"])
+    facts = snapshot.describe(tmp_path / "f")
+    assert sorted(documented("### keelfs cluster snapshot show --json")) == sorted(facts)
+    row = next(row for row in tables(section("### keelfs cluster snapshot show --json"))[0] if row[0] == "`members`")
+    assert codes(row[2]) == list(facts["members"][0])
+
+
+def test_the_json_of_certificates(tmp_path: Path) -> None:
+    make_ca(tmp_path)
+    facts = certs._facts(describe(tmp_path / "ca.crt"), 0)
+    assert sorted(documented("### keelfs certs show --json")) == sorted(facts)
+
+
+def test_the_files_of_a_data_directory(tmp_path: Path) -> None:
+    node_directory.found(tmp_path, node_settings.complete(name="n1", listen="127.0.0.1:1"))
+    written = {name.split("/")[0] for name in documented("## Data directory")}
+    assert {path.name for path in tmp_path.iterdir()} <= written
+    text = section("## Data directory")
+    assert all(f"`{key}`" in text for key in json.loads((tmp_path / "node.json").read_text()))
 
 
 def test_the_json_of_a_volume() -> None:
