@@ -270,12 +270,14 @@ class AdminClient:
         if self._credentials is None:
             why = f"what listens on {node} does not answer; it may expect TLS (--tls-ca, --tls-cert, --tls-key)"
             return ClientError(f"{why}, or not be a KeelFS server's admin port", exit_code=ExitCode.UNAVAILABLE)
-        if "CERTIFICATE_VERIFY_FAILED" in details or "verif" in details:
-            why = f"the certificate of {node} is not one of this cluster (--tls-ca), or not made for that address"
-            return ClientError(why, exit_code=ExitCode.DENIED)
         if "WRONG_VERSION_NUMBER" in details:
             why = f"{node} does not speak TLS: leave --tls-ca away, or let the server use TLS"
             return ClientError(why, exit_code=ExitCode.UNAVAILABLE)
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            return ClientError(f"the certificate of {node} is not one of this cluster (--tls-ca)", exit_code=ExitCode.DENIED)
+        if "Hostname Verification" in details:
+            why = f"the certificate of {node} was not made for that address (keelfs certs node --help)"
+            return ClientError(why, exit_code=ExitCode.DENIED)
         why = f"no TLS connection to {node}: it may not accept this client's certificate (--tls-cert)"
         return ClientError(why, exit_code=ExitCode.DENIED)
 
