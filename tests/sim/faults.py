@@ -169,24 +169,69 @@ def _write_fails(cluster: Cluster, rng: random.Random, seconds: float) -> None:
 
 def _lose_disk(cluster: Cluster, rng: random.Random, seconds: float) -> None:
     """A follower's disk is gone: it comes back empty, is refused, and is removed and added again by its operator."""
-    membership = cluster.members() if cluster.running() else members.Membership()
-    leader = cluster.leader()
-    able = [name for name in sorted(membership.voters) if leader is not None and name != leader.name]
-    if len(membership.voters) < 3 or not able or cluster.disks_lost:
+    seat = _dispensable(cluster, rng)
+    if seat is None:
         return
-    cluster.disks_lost += 1
-    seat = cluster.seats[rng.choice(able)]
     seat.crash("kill")
     seat.unplugged = True
 
     def come_back() -> None:
         if seat.process is None:
-            seat.replace_disk()
             seat.unplugged = False
-            seat.start()
-            _take_in_again(cluster, seat)
+            _replace(cluster, seat)
 
     cluster.world.after(seconds, come_back)
+
+
+def _flip_bit(cluster: Cluster, rng: random.Random, seconds: float) -> None:
+    """One bit of a follower's files, while it is down. It must be noticed, or be of no importance.
+
+    Not in the last segment of the log: a damaged record with nothing after it cannot be told from a write that was cut off.
+    """
+    seat = _dispensable(cluster, rng)
+    if seat is None:
+        return
+    seat.crash("kill")
+    names = seat.disk.names
+    segments = sorted(path for path in names if path.endswith(".wal"))
+    small = [path for path in names if "." not in path.rpartition("/")[2] and names[path].cached]
+    path = rng.choice([*segments[:-1], *sorted(small)])
+    seat.disk.flip_bit(rng, path, 0, len(names[path].cached))
+    seat.damaged = f"a bit of {path} is flipped"
+    cluster.world.trace(f"{seat.name}: {seat.damaged}")
+    seat.restart_after(seconds)
+    _watch(cluster, seat, seconds + 0.5)
+
+
+def _watch(cluster: Cluster, seat: Seat, seconds: float, looks: int = 10) -> None:
+    """Its operator looks now and then whether it has been refused, or has stopped, for what is on its disk."""
+
+    def look() -> None:
+        if seat.process is None and seat.refusal:
+            _replace(cluster, seat)
+        elif looks:
+            _watch(cluster, seat, 1.0, looks - 1)
+
+    cluster.world.after(seconds, look)
+
+
+def _dispensable(cluster: Cluster, rng: random.Random) -> Seat | None:
+    """A voter that the cluster can do without, once per run."""
+    leader = cluster.leader()
+    if leader is None or cluster.disks_lost:
+        return None
+    voters = leader.journal.membership.voters
+    able = [name for name in sorted(voters) if name != leader.name and cluster.seats[name].fresh]
+    if len(voters) < 3 or not able:
+        return None
+    cluster.disks_lost += 1
+    return cluster.seats[rng.choice(able)]
+
+
+def _replace(cluster: Cluster, seat: Seat) -> None:
+    seat.replace_disk()
+    seat.start()
+    _take_in_again(cluster, seat)
 
 
 # -- members -----------------------------------------------------------------------------------------------------------------
@@ -260,6 +305,7 @@ FAULTS: dict[str, Callable[[Cluster, random.Random, float], None]] = {
     "a disk is full": _full_disk,
     "a write fails": _write_fails,
     "a disk is lost": _lose_disk,
+    "a bit is flipped": _flip_bit,
     "the members change": _change_members,
     "leadership is handed over": _transfer,
     "snapshots are made": _snapshot,
