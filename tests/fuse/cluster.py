@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from keelfs.embedded import free_port_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -39,9 +39,11 @@ def keelfs(*arguments: object, check: bool = True, **kwargs: object) -> subproce
 
 
 class Process:
-    """One long-running `keelfs` command, ready when `start` returns."""
+    """One long-running `keelfs` command, ready when `start` returns. `prefix`: words in front of it, of a program that ends by
+    running the rest in its own place."""
 
-    def __init__(self, log: Path, *arguments: object, env: dict[str, str] | None = None) -> None:
+    def __init__(self, log: Path, *arguments: object, env: dict[str, str] | None = None, prefix: Sequence[object] = ()) -> None:
+        self.prefix = [str(word) for word in prefix]
         self.arguments = [str(argument) for argument in arguments]
         self.log = log
         self.env = {**os.environ, **(env or {})}
@@ -51,7 +53,7 @@ class Process:
         read_end, write_end = os.pipe()
         with open(self.log, "ab") as log:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "keelfs", *self.arguments, "--ready-fd", str(write_end)],
+                [*self.prefix, sys.executable, "-m", "keelfs", *self.arguments, "--ready-fd", str(write_end)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

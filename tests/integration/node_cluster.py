@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING, Self
 
 from fuseclient.errors import ClientError
-from keelfs import cluster_view, local_plan
+from keelfs import cluster_view, local_plan, state_comparison
 from keelfs.admin_client import AdminClient
 from keelfs.cluster_up import LocalCluster
 from keelfs.cluster_view import Level
@@ -19,11 +19,13 @@ from metaserver.store.layered import LayeredStore
 from tests.fuse.cluster import DEADLINE_S, Process, keelfs, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
     from keelfs.cluster_view import ClusterView
+    from keelfs.local_plan import LocalNode, LocalPlan
 
 OPTIONS = ("--session-ttl", "20s", "--delete-delay", "0s")
 
@@ -31,12 +33,15 @@ OPTIONS = ("--session-ttl", "20s", "--delete-delay", "0s")
 class NodeCluster:
     """`nodes` are their processes by name, all running after `start`."""
 
-    def __init__(self, home: Path, count: int = 3) -> None:
+    def __init__(self, home: Path, count: int = 3, options: Sequence[str] = OPTIONS, *, plan: LocalPlan | None = None) -> None:
+        """`options`: of each node. `plan`: where the nodes are, if not all on this machine's loopback."""
         home.chmod(0o755)
         self.home = home
-        self.plan = local_plan.plan(home / "cluster", count)
+        self.options = tuple(options)
+        self.plan = plan or local_plan.plan(home / "cluster", count)
         self.nodes: dict[str, Process] = {}
         self.mounts: dict[str, Process] = {}
+        self.client_prefix: tuple[str, ...] = ()  # of the commands that mount
 
     @property
     def url(self) -> str:
@@ -50,9 +55,12 @@ class NodeCluster:
         with LocalCluster(self.plan, None, print) as made:
             made.start()
         for node in self.plan.nodes:
-            arguments = ("server", "--data", self.plan.data(node), *OPTIONS)
-            self.nodes[node.name] = Process(self.home / f"{node.name}.log", *arguments)
+            self.nodes[node.name] = self.process(node)
         self.start_nodes(self.nodes)
+
+    def process(self, node: LocalNode) -> Process:
+        """That will run this node."""
+        return Process(self.home / f"{node.name}.log", "server", "--data", self.plan.data(node), *self.options)
 
     def start_nodes(self, names: object) -> None:
         """All at once: a node alone waits for nobody, but two starts side by side are faster."""
@@ -119,10 +127,27 @@ class NodeCluster:
         done = self.keelfs("cluster", "verify", self.url, check=False)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
+    def same_state(self) -> int:
+        """As `verify`, without a command of its own; the index that was compared."""
+        self.healthy()
+        leader = self.leader()
+        with self.connect(self.admin_of(leader)) as node:
+            index = node.mark_digest()
+            members = node.members().members
+        found = state_comparison.compare(members, index, DEADLINE_S, self.connect)
+        assert found.complete, found
+        assert found.equal, found
+        return index
+
+    def admin_of(self, name: str) -> str:
+        return next(node.admin for node in self.plan.nodes if node.name == name)
+
     def mount(self, name: str, *options: str) -> Path:
         path = self.home / name
         path.mkdir(exist_ok=True)
-        process = Process(self.home / f"{name}.log", "mount", self.url, path, *options, env=self.plan.client_env)
+        process = Process(
+            self.home / f"{name}.log", "mount", self.url, path, *options, env=self.plan.client_env, prefix=self.client_prefix
+        )
         process.start()
         self.mounts[name] = process
         return path

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Self
 from tests.integration.object_servers import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 
 class Proxy:
-    """Passes TCP connections on to a port of this machine, until it is switched off. A peer that is `muted` is heard of no
-    more, while what is sent to it still arrives; what it says meanwhile is lost, so the connections have to be cut then."""
+    """Passes TCP connections on to a port, of this machine unless said otherwise, until it is switched off. A peer that is
+    `muted` is heard of no more, while what is sent to it still arrives; what it says meanwhile is lost, so the connections have
+    to be cut then."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, target: int, host: str = "127.0.0.1", enter: Callable[[], None] = lambda: None) -> None:
+        """`enter` is called on the thread that will connect to the target: it may take that to another network."""
+        self._target = host, target
+        self._enter = enter
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._serving: list[threading.Thread] = []
@@ -56,6 +60,7 @@ class Proxy:
         self.off()
 
     def _accept(self, listener: socket.socket) -> None:
+        self._enter()
         with listener:
             while True:
                 try:
@@ -63,7 +68,7 @@ class Proxy:
                 except OSError:
                     return
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._target))
+                    server = socket.create_connection(self._target)
                 except OSError:
                     client.close()
                     continue
