@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from raft import identity as identities
 from raft import membership as members
+from raft import quarantine
 from raft.atomic_file import replace as replace_file
 from raft.errors import Refused
 from raft.journal import Journal
@@ -90,6 +91,7 @@ def _identity(disk: Disk, directory: str) -> Identity:
     identity = identities.load_identity(disk, directory) if os.path.isdir(directory) else None
     if identity is None:
         raise Refused(errno.EINVAL, f"{directory} is no node's data directory")
+    quarantine.require_open(disk, directory)
     return identity
 
 

@@ -11,6 +11,7 @@ from keelfs import node_directory, node_settings
 from keelfs.node_settings import complete
 from metaserver.store import state_stream
 from metaserver.store.lmdb_store import LmdbStore
+from raft import quarantine
 from raft.certificates import make_ca, make_client, make_node
 from raft.disk import RealDisk
 from raft.identity import load_identity
@@ -247,6 +248,13 @@ def test_a_crash_in_between_leaves_what_the_same_again_completes(
     _, now = node_directory.go_alone(tmp_path)
     assert now.membership.voters == {"n2"}
     assert (now.last_index, now.name) == (10, "n2")
+
+
+def test_a_state_that_a_majority_found_wrong_survives_nothing(tmp_path: Path) -> None:
+    survivor(tmp_path, 3)
+    quarantine.close(RealDisk(), str(tmp_path), "digest of entry 2")
+    with pytest.raises(ClientError, match="digest of entry 2"):
+        node_directory.go_alone(tmp_path)
 
 
 def test_who_was_never_added_survives_nothing(tmp_path: Path) -> None:
