@@ -53,7 +53,7 @@ UNFINISHED_NAME: Final = "restore.unfinished"
 
 def is_node(directory: Path) -> bool:
     """Whether it belongs to a cluster's node."""
-    return (directory / BASE_NAME).exists()
+    return os.path.exists(directory / BASE_NAME)
 
 
 def check_settings(directory: Path, made: NodeSettings) -> None:

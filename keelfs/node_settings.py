@@ -149,7 +149,7 @@ def read(directory: Path, disk: Disk | None = None) -> NodeSettings | None:
     """The directory's settings, None when it has none. Raises ClientError that says what is wrong with the file."""
     path = directory / FILE_NAME
     try:
-        data = load(disk or RealDisk(), os.fspath(directory), FILE_NAME, _SIZE_MAX) if directory.is_dir() else None
+        data = load(disk or RealDisk(), os.fspath(directory), FILE_NAME, _SIZE_MAX) if os.path.isdir(directory) else None
     except PermissionError as error:
         raise ClientError(f"{error.filename or path}: {error.strerror}", exit_code=ExitCode.DENIED) from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def configured(data: Path, given: dict[str, str], insecure: bool | None) -> Serv
     from metaserver.config import ServerConfig
     from raft.tls import TlsFiles
 
-    if (data / UNFINISHED_NAME).exists():
+    if os.path.exists(data / UNFINISHED_NAME):  # a directory that cannot be looked into is the server's to refuse
         raise ClientError(
             f"{data} holds a snapshot that was not restored to its end; give 'keelfs cluster snapshot restore' again, or take "
             "an empty directory"

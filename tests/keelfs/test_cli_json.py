@@ -51,6 +51,11 @@ STATUS = {
     "read_only_reason": str,
     "rss_bytes": int,
     "inodes": int,
+    "name": str,
+    "leader": str,
+    "index_last": int,
+    "index_committed": int,
+    "log_first": int,
 }
 SESSION = {
     "session": int,
