@@ -21,7 +21,7 @@ def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
     parser.add_argument("--listen", default="127.0.0.1:7420", help="host:port for clients")
     parser.add_argument("--admin", default="127.0.0.1:7421", help="host:port for administration")
     parser.add_argument("--name", default="", help="this node's name in its cluster")
-    parser.add_argument("--peer-listen", metavar="ADDRESS", help="host:port for the other nodes of the cluster")
+    parser.add_argument("--peer", metavar="ADDRESS", help="host:port for the other nodes of the cluster")
     for whom in ("client", "admin", "peer"):
         parser.add_argument(f"--advertise-{whom}", default="", metavar="ADDRESS", help="what others are told instead")
     for what, meaning in (("ca", "whom to trust"), ("cert", "this node's certificate"), ("key", "its key")):
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> tuple[ServerConfig, int | None]:
         admin=given.admin,
         insecure=given.insecure,
         name=given.name,
-        peer_listen=given.peer_listen,
+        peer_listen=given.peer,
         advertise_client=given.advertise_client,
         advertise_admin=given.advertise_admin,
         advertise_peer=given.advertise_peer,

@@ -66,7 +66,7 @@ class ServerConfig:
         """Refuse what cannot work or is not safe. Raises ServerError."""
         listening = {"listen": self.listen, "admin": self.admin}
         if self.peer_listen is not None:
-            listening["peer-listen"] = self.peer_listen
+            listening["peer"] = self.peer_listen
         for name, address in listening.items():
             host, _ = split_address(name, address)
             if not self.insecure and self.tls is None and not is_loopback(host):

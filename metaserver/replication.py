@@ -71,14 +71,14 @@ def replication_for(config: ServerConfig, state: StateMachine) -> Replication:
             )
         if config.peer_listen is not None:
             raise ServerError(
-                f"--peer-listen is for a cluster's node, and {directory} is none yet: make it one with `keelfs cluster init` "
+                f"--peer is for a cluster's node, and {directory} is none yet: make it one with `keelfs cluster init` "
                 "or `keelfs cluster add`",
                 EXIT_CONFIG,
             )
         return Replication(LocalReplicator(directory, state), None)
     if config.peer_listen is None or not config.name:
         raise ServerError(
-            f"{directory} belongs to a cluster's node: give its name and its address for the others, --name and --peer-listen",
+            f"{directory} belongs to a cluster's node: give its name and its address for the others, --name and --peer",
             EXIT_CONFIG,
         )
     return _cluster(config, state, config.name, config.peer_listen)

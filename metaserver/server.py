@@ -73,7 +73,7 @@ def _explain(error: Exception, config: ServerConfig) -> ServerError:
             return ServerError(f"the data directory cannot be used: {error}", EXIT_DATA)
         case OSError() if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
             where = config.peer_listen
-            return ServerError(f"cannot listen on {where} (--peer-listen): {error.strerror or error}", EXIT_ADDRESS)
+            return ServerError(f"cannot listen on {where} (--peer): {error.strerror or error}", EXIT_ADDRESS)
         case OSError() if error.errno in (errno.EBUSY, errno.EAGAIN):
             return ServerError(f"the data directory {config.data_dir} is in use by another server", EXIT_DATA)
         case OSError():
