@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.processes import cpu_s
-from bench.systems import run
+from bench.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

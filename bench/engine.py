@@ -1,265 +1,183 @@
-"""The metadata engine alone: one client process drives a server over one stream, every answer fsynced.
+"""The metadata engine alone: one client drives the leader over one stream, every answer durable on a majority.
 
-    python -m bench.engine [--creates N] [--in-flight N] [--dirs N] [--json]
+    python -m bench.engine [--nodes 1|3] [--creates N] [--in-flight N[,N...]] [--dirs N] [--ops OP,...] [--repeat N] [--json]
 
-Starts a server on an empty directory, makes a volume, and sends operations with a fixed number in flight, each in one of the
-directories. Reports operations per second, latency, and CPU per operation of both sides: median and best of --repeat rounds.
+Starts one server, or three with mutual TLS, on an empty directory, makes a volume, and sends operations with a fixed number in
+flight, each in one of the directories. Reports operations per second, latency, CPU per operation of the client and of each
+node, and bytes per operation: between the nodes, in the leader's log, written to the disk. The median of --repeat rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import uvloop
 
-from protos import admin_pb2, admin_pb2_grpc, meta_pb2
-from protos.framing import MAGIC, SERVER_FRAME_BYTES_MAX, Deframer, framed
+from bench import limits
+from bench.load import OPS, Session, create, mkdir
+from bench.nodes import Nodes, OneNode, ThreeNodes, make_volume
+from bench.processes import Usage
+from bench.programs import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-_TICK = os.sysconf("SC_CLK_TCK")
+VOLUME = "bench"
+DIRS = 16
+WARM_UP = 1000  # creates before anything is measured, when as many are measured
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One run of one operation."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many operations with so many in flight."""
 
-    op: str
     in_flight: int
-    ops: int
-    ops_per_s: float
-    p50_us: float
-    p99_us: float
-    client_cpu_us: float
-    server_cpu_us: float
+    count: int
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process, all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
+#: One in flight is latency; etcd is driven by as many clients.
+LOADS = (Load(1, 2000), Load(16, 8000), Load(64, 20_000))
 
 
-class Server:
-    """A server process on a fresh directory."""
-
-    def __init__(self, directory: Path, profile: Path | None) -> None:
-        read_fd, write_fd = os.pipe()
-        runner = ["-m", "cProfile", "-o", str(profile)] if profile else []
-        command = [sys.executable, *runner, "-m", "metaserver.server", "--data", str(directory), "--ready-fd", str(write_fd)]
-        self.process = subprocess.Popen(
-            [*command, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], pass_fds=(write_fd,), stderr=subprocess.DEVNULL
-        )
-        os.close(write_fd)
-        with open(read_fd, encoding="ascii") as ready:
-            words = ready.readline().split()
-        if not words:
-            raise SystemExit(f"the server did not start (exit code {self.process.wait()})")
-        self.listen, self.admin = words[1], words[2]
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
+def scaled(count: int, scale: float, least: int) -> int:
+    """A number of operations, or fewer of them for a quick check."""
+    return max(int(count * scale), least)
 
 
-class Client(asyncio.Protocol):
-    """The least that speaks the session stream: requests with futures, frames of what has queued up."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._deframer = Deframer(SERVER_FRAME_BYTES_MAX)
-        self._transport: asyncio.Transport | None = None
-        self._queue: list[meta_pb2.Request] = []
-        self._waiting: dict[int, tuple[asyncio.Future[meta_pb2.Response], float]] = {}
-        self._attached: asyncio.Future[meta_pb2.Attached] = self._loop.create_future()
-        self._next = 0
-        self.latencies: list[float] = []
-        self.root = 0
-
-    @classmethod
-    async def attach(cls, address: str, volume: str) -> Client:
-        host, _, port = address.rpartition(":")
-        transport, client = await asyncio.get_running_loop().create_connection(cls, host, int(port))
-        client._transport = transport
-        frame = meta_pb2.ClientFrame(attach=meta_pb2.Attach(volume=volume, client="bench", protocol=1))
-        transport.write(MAGIC + framed(frame.SerializeToString()))
-        client.root = (await client._attached).root
-        return client
-
-    def ask(self, request: meta_pb2.Request, *, change: bool) -> asyncio.Future[meta_pb2.Response]:
-        self._next += 1
-        request.id = self._next
-        if change:
-            request.seq = self._next
-        future: asyncio.Future[meta_pb2.Response] = self._loop.create_future()
-        self._waiting[self._next] = (future, time.perf_counter())
-        if not self._queue:
-            self._loop.call_soon(self._send)
-        self._queue.append(request)
-        return future
-
-    def _send(self) -> None:
-        queue, self._queue = self._queue, []
-        acked = min(self._waiting, default=self._next + 1) - 1
-        frame = meta_pb2.ClientFrame(requests=queue, acked_seq=acked)
-        assert self._transport is not None
-        self._transport.write(framed(frame.SerializeToString()))
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        for raw in self._deframer.feed(data):
-            frame = meta_pb2.ServerFrame.FromString(raw)
-            if frame.HasField("end"):
-                raise SystemExit(f"the stream ended: {frame.end.detail}")
-            if frame.HasField("attached"):
-                self._attached.set_result(frame.attached)
-            for response in frame.responses:
-                future, asked = self._waiting.pop(response.id)
-                self.latencies.append(now - asked)
-                future.set_result(response)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+def measure(nodes: Nodes, round_number: int, home: Path, scale: float = 1.0) -> Iterator[dict[str, Any]]:
+    """Rows of one round on nodes that run: the limits of the machine at this moment, then each operation under each load."""
+    yield from limits.measure(nodes, round_number, home, scale)
+    loads = [Load(load.in_flight, scaled(load.count, scale, 2 * load.in_flight)) for load in LOADS]
+    yield from uvloop.run(_round(nodes, home, round_number, loads, tuple(OPS), DIRS))
 
 
-def mkdir(parent: int, name: bytes) -> meta_pb2.Request:
-    return meta_pb2.Request(mkdir=meta_pb2.MkDir(parent=parent, name=name, mode=0o755))
+async def _round(
+    nodes: Nodes, home: Path, round_number: int, loads: Sequence[Load], ops: Sequence[str], dir_count: int
+) -> list[dict[str, Any]]:
+    """Every operation under every load, on a volume of their own."""
+    volume = f"{VOLUME}{round_number}"
+    make_volume(nodes, volume, home / f"objects-{nodes.name}")
+    session = await Session.attach(nodes.address(), volume, nodes.tls.context() if nodes.tls else None)
+    admin = nodes.admin()
+    meter = Meter(nodes.pids(), nodes.peer_ports(), home, lambda: int(admin.status().wal_bytes))
+    rows = []
+    try:
+        await _warm_up(session, min(WARM_UP, max(load.count for load in loads)))
+        for load in loads:
+            dirs = [await made(session, f"dir-{load.in_flight}-{number}") for number in range(dir_count)]
+            for op in ops:
+                row = await drive(meter, session, op, dirs, load)
+                rows.append({"part": "engine", "system": nodes.name, "round": round_number, **row})
+    finally:
+        session.close()
+        admin.close()
+    return rows
 
 
-def create(parent: int, number: int) -> meta_pb2.Request:
-    return meta_pb2.Request(create=meta_pb2.Create(parent=parent, name=b"file-%08d" % number, mode=0o644, exclusive=True))
+async def made(session: Session, name: str) -> int:
+    """The inode of a new directory below the root."""
+    response = await session.ask(mkdir(session.root, name.encode()), change=True)
+    return int.from_bytes(response.attr[:8], "little")
 
 
-def lookup(parent: int, number: int) -> meta_pb2.Request:
-    return meta_pb2.Request(lookup=meta_pb2.Lookup(parent=parent, name=b"file-%08d" % number))
+async def _warm_up(session: Session, count: int) -> None:
+    """The interpreters have seen the code, the stores have their first pages."""
+    parent = await made(session, "warm-up")
+    await session.run([create(parent, number) for number in range(count)], change=True, in_flight=16, holds=True)
 
 
-def unlink(parent: int, number: int) -> meta_pb2.Request:
-    return meta_pb2.Request(unlink=meta_pb2.Unlink(parent=parent, name=b"file-%08d" % number))
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What the nodes are watched by while they work. Who leads does not change meanwhile: that would end the session."""
+
+    pids: dict[str, int]
+    peer_ports: list[int]
+    home: Path
+    log_bytes: Callable[[], int]  # of the leader
+
+    def now(self) -> Usage:
+        return Usage.now(self.pids, self.peer_ports, self.home)
 
 
-_OPS = {"create": (create, True), "lookup": (lookup, False), "unlink": (unlink, True)}
+async def drive(meter: Meter, session: Session, op: str, dirs: list[int], load: Load, first: int = 0) -> dict[str, Any]:
+    """One operation under one load, on names numbered from `first`: the fields of a row."""
+    kind = OPS[op]
+    requests = [kind.request(dirs[number % len(dirs)], number) for number in range(first, first + load.count)]
+    logged, before = meter.log_bytes(), meter.now()
+    answered = await session.run(requests, change=kind.change, in_flight=load.in_flight, holds=kind.holds)
+    after, grown = meter.now(), meter.log_bytes() - logged
+    return {
+        "op": op,
+        "in_flight": load.in_flight,
+        "ops": load.count,
+        "ops_s": load.count / answered.seconds,
+        **limits.percentiles(answered.latencies),
+        **before.per_op(after, load.count, answered.cpu_s, answered.seconds),
+        "log_bytes": max(grown, 0) / load.count,  # too small when the log gave back a segment meanwhile, which is seldom
+        "errors": 0,  # one ends the benchmark
+    }
 
 
-async def drive(client: Client, server_pid: int, op: str, dirs: list[int], count: int, in_flight: int) -> Outcome:
-    """`count` operations with `in_flight` of them at a time."""
-    make, change = _OPS[op]
-    client.latencies.clear()
-    numbers = iter(range(count))
+def medians(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each operation and load the median run, and the best run's operations per second."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["op"], row["in_flight"]), []).append(row)
+    for runs in groups.values():
+        middle = statistics.median_low([run["ops_s"] for run in runs])
+        yield {**next(run for run in runs if run["ops_s"] == middle), "best_ops_s": max(run["ops_s"] for run in runs)}
 
-    async def worker() -> None:
-        for number in numbers:
-            response = await client.ask(make(dirs[number % len(dirs)], number), change=change)
-            if response.errno:
-                raise SystemExit(f"{op} failed: {os.strerror(response.errno)} {response.detail}")
 
-    client_s, server_s, start = cpu_s(os.getpid()), cpu_s(server_pid), time.perf_counter()
-    await asyncio.gather(*[worker() for _ in range(in_flight)])
-    took = time.perf_counter() - start
-    client_s, server_s = cpu_s(os.getpid()) - client_s, cpu_s(server_pid) - server_s
-    ordered = sorted(client.latencies)
-    return Outcome(
-        op=op,
-        in_flight=in_flight,
-        ops=count,
-        ops_per_s=round(count / took, 1),
-        p50_us=round(ordered[len(ordered) // 2] * 1e6, 1),
-        p99_us=round(ordered[len(ordered) * 99 // 100] * 1e6, 1),
-        client_cpu_us=round(client_s / count * 1e6, 1),
-        server_cpu_us=round(server_s / count * 1e6, 1),
+def line(row: dict[str, Any]) -> str:
+    """For people."""
+    cpu = "  ".join(f"{role} {us:.0f}" for role, us in row["cpu_us"].items())
+    return (
+        f"{row['op']:7} {row['in_flight']:3} in flight {row['ops_s']:8.0f}/s (best {row['best_ops_s']:.0f})"
+        f"  p50 {row['p50_us']:6.0f} us  p99 {row['p99_us']:6.0f} us  CPU us/op: {cpu}"
+        f"  bytes/op: wire {row['wire_bytes']:.0f}, log {row['log_bytes']:.0f}, disk {row['disk_bytes']:.0f}"
     )
 
 
-async def one_round(server: Server, volume: str, given: argparse.Namespace) -> list[Outcome]:
-    """Every operation once, on a volume of its own."""
-    async with grpc.aio.insecure_channel(server.admin) as channel:
-        settings = json.dumps({"store": f"file://{given.data}/objects"})
-        await admin_pb2_grpc.AdminStub(channel).CreateVolume(admin_pb2.CreateVolumeRequest(name=volume, settings_json=settings))
-    client = await Client.attach(server.listen, volume)
-    made = [await client.ask(mkdir(client.root, b"dir-%d" % n), change=True) for n in range(given.dirs)]
-    dirs = [int.from_bytes(response.attr[:8], "little") for response in made]
-    ops = given.ops.split(",")
-    outcomes = [await drive(client, server.process.pid, op, dirs, given.creates, given.in_flight) for op in ops]
-    client.close()
-    return outcomes
-
-
-async def all_rounds(server: Server, given: argparse.Namespace) -> list[list[Outcome]]:
-    return [await one_round(server, f"bench{n}", given) for n in range(given.repeat)]
-
-
-def medians(rounds: list[list[Outcome]]) -> Iterator[tuple[Outcome, float]]:
-    """For each operation the median run, and the best run's operations per second."""
-    for runs in zip(*rounds, strict=True):
-        middle = statistics.median_low([run.ops_per_s for run in runs])
-        yield next(run for run in runs if run.ops_per_s == middle), max(run.ops_per_s for run in runs)
-
-
-def report(rounds: list[list[Outcome]], as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [asdict(outcome) | {"best_ops_per_s": best} for outcome, best in medians(rounds)]
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(
-            f"{row['op']:8} {row['in_flight']:4} in flight {row['ops_per_s']:9.0f}/s (best {row['best_ops_per_s']:.0f})"
-            f"  p50 {row['p50_us']:7.0f} us  p99 {row['p99_us']:7.0f} us"
-            f"  cpu/op: server {row['server_cpu_us']:6.1f} us  client {row['client_cpu_us']:6.1f} us"
-        )
-
-
-def measure(_options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Rows of name, value, unit and what is wanted, for `python -m bench`."""
-    command = [sys.executable, "-m", "bench.engine", "--json"]
-    for in_flight, wanted in ((64, "at least 10,000"), (1, "-")):
-        count = ["--in-flight", str(in_flight), "--creates", str(300 * in_flight + 2000)]
-        done = subprocess.run([*command, *count], check=True, capture_output=True, text=True)
-        for row in json.loads(done.stdout):
-            what = f"{row['op']}, engine alone, {in_flight} in flight"
-            goal = wanted if row["op"] == "create" else "-"
-            yield {"part": "engine", "what": what, "value": row["ops_per_s"], "unit": "ops/s", "wanted": goal}
-            for side in ("server", "client"):
-                cpu = {"what": f"{what}: CPU of the {side}", "value": row[f"{side}_cpu_us"], "unit": "us an operation"}
-                yield {"part": "engine", "wanted": "-", **cpu}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="creates per second of the metadata engine alone")
+def main() -> int:
+    """The command; exit code."""
+    parser = argparse.ArgumentParser(description="operations per second of the metadata engine alone")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1)
     parser.add_argument("--creates", type=int, default=20_000)
-    parser.add_argument("--in-flight", type=int, default=64)
-    parser.add_argument("--dirs", type=int, default=16)
-    parser.add_argument("--ops", default="create,lookup,unlink")
+    parser.add_argument("--in-flight", default="64", help="one number, or several with commas")
+    parser.add_argument("--dirs", type=int, default=DIRS)
+    parser.add_argument("--ops", default=",".join(OPS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--data", type=Path, help="an empty directory on the disk to measure; default: a temporary one")
-    parser.add_argument("--profile", type=Path, help="write a cProfile of the server there")
+    parser.add_argument("--profile", type=Path, help="write a cProfile of the server there (one node)")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    temporary = None
-    if given.data is None:
-        temporary = given.data = Path(tempfile.mkdtemp(prefix="keelfs-engine-"))
-    server = Server(given.data / "meta", given.profile)
+    loads = [Load(int(number), given.creates) for number in given.in_flight.split(",")]
+    home: Path = given.data or Path(tempfile.mkdtemp(prefix="keelfs-engine-"))
+    nodes: Nodes = OneNode(home, given.profile) if given.nodes == 1 else ThreeNodes(home)
+    rows: list[dict[str, Any]] = []
     try:
-        report(uvloop.run(all_rounds(server, given)), given.json)
+        nodes.start()
+        for number in range(given.repeat):
+            rows += uvloop.run(_round(nodes, home, number, loads, given.ops.split(","), given.dirs))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     finally:
-        server.stop()
-        if temporary is not None:
-            shutil.rmtree(temporary)
+        nodes.stop()
+        if given.data is None:
+            shutil.rmtree(home)
+    found = list(medians(rows))
+    print(json.dumps(found) if given.json else "\n".join(map(line, found)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.processes import busy_s, cpu_s
-from bench.systems import run
+from bench.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,6 @@ PHASES = (
     *("unlink", "unlink4k", "rmdir", "shared_create", "shared_unlink"),
 )
 THREADS = {1: 600, 16: 150}  # threads: files a thread
-SETTLE_S = 5.0
 
 
 def build(home: Path) -> Path:
@@ -32,9 +31,10 @@ def build(home: Path) -> Path:
     return program
 
 
-def measure(system: System, program: Path, round_number: int) -> Iterator[dict[str, Any]]:
+def measure(system: System, program: Path, round_number: int, scale: float = 1.0) -> Iterator[dict[str, Any]]:
     """One row a phase and number of threads."""
-    for threads, files in THREADS.items():
+    for threads, count in THREADS.items():
+        files = max(int(count * scale), 2)
         target = system.mount / f"md-{round_number}-{threads}"
         for phase in PHASES:
             before, busy = cpu_s(system.pids()), busy_s()

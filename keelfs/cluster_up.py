@@ -193,6 +193,11 @@ class LocalCluster:
                 else:
                     self._tell(f"{node.name} runs again")
 
+    def pids(self) -> list[int]:
+        """The processes of the nodes and of the mount, as Embedded tells them."""
+        children = [*self._nodes.values(), *([self._mount] if self._mount is not None else [])]
+        return [child.pid for child in children]
+
     # --- ending
 
     def stop(self) -> None:

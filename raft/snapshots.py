@@ -123,13 +123,16 @@ class Snapshots:
         try:
             fd = self._disk.open(newest[1])
             try:
-                return self._disk.read(fd, min(count, snapshot.size - offset), offset)
+                data = self._disk.read(fd, min(count, snapshot.size - offset), offset)
             finally:
                 self._disk.close(fd)
         except OSError as error:
             log.warning("a snapshot cannot be read: %s", error)
             self._newest = None
             return b""
+        if offset + len(data) >= snapshot.size:
+            self._loop.post(lambda: self._start(self._check_newest(*newest)))
+        return data
 
     def receive(self, snapshot: SnapshotMeta) -> int:
         if self._incoming is None or self._incoming[0] != snapshot:
@@ -209,6 +212,17 @@ class Snapshots:
             with contextlib.suppress(OSError):
                 self._disk.remove(old[1])
 
+    async def _check_newest(self, meta: SnapshotMeta, path: str) -> None:
+        """Somebody has got all of it. If it went bad here, that was for nothing, and would be for ever: away with it."""
+        try:
+            await asyncio.to_thread(_check_file, self._disk, path, meta.checksum)
+        except (OSError, SnapshotDamaged) as error:
+            if self._newest == (meta, path):
+                log.warning("a snapshot went bad on the disk, another one will be made: %s", error)
+                self._newest = None
+                with contextlib.suppress(OSError):
+                    self._disk.remove(path)
+
     async def _install(self, snapshot: SnapshotMeta, incoming: IncomingSnapshot) -> None:
         owner = self._owner
         prepared = False
@@ -244,3 +258,10 @@ class Snapshots:
     def _check(self, path: str, snapshot: SnapshotMeta, header: SnapshotHeader) -> None:
         if (header.index, header.term, header.cluster_id) != (snapshot.index, snapshot.term, self._identity.cluster_id):
             raise SnapshotDamaged(path, 0, f"a snapshot of entry {header.index} of cluster {header.cluster_id} begins")
+
+
+def _check_file(disk: Disk, path: str, checksum: bytes) -> None:
+    """For a worker thread. Raises SnapshotDamaged, OSError."""
+    with SnapshotReader(disk, path) as reader:
+        if reader.verify() != checksum:
+            raise SnapshotDamaged(path, 0, "another snapshot begins")
