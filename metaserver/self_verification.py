@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 MARKER: Final = b"self-verification"
 JITTER: Final = 0.25
-REPORTS_S: Final = 600.0  # the leader waits so long for the reports of others, to say what came of it
+REPORTS_S: Final = 600.0  # the leader waits so long for the reports of those in reach, to say what came of it
 _POLL_S: Final = 0.5
 
 
@@ -63,7 +63,7 @@ class SelfVerification:
         """Until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
-            if self._leads() and self._in_reach() >= 2:
+            if self._leads() and len(self._in_reach()) >= 2:
                 await self._verify()
 
     async def close(self) -> None:
@@ -80,11 +80,11 @@ class SelfVerification:
             return
         self._cluster.report_state(index, digest.state)
 
-    def _in_reach(self) -> int:
+    def _in_reach(self) -> set[str]:
         """Voters, this node among them: alone it has nobody to compare with."""
         progress = self._cluster.progress()
         voters = self._cluster.membership.voters
-        return sum(name == self._name or (name in progress and progress[name].reachable) for name in voters)
+        return {name for name in voters if name == self._name or (name in progress and progress[name].reachable)}
 
     async def _verify(self) -> None:
         try:
@@ -95,7 +95,7 @@ class SelfVerification:
         voters = self._cluster.membership.voters
         until = asyncio.get_running_loop().time() + REPORTS_S
         reports = self._cluster.state_reports(index)
-        while reports.keys() < voters and self._leads() and asyncio.get_running_loop().time() < until:
+        while not self._in_reach() <= reports.keys() and self._leads() and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(_POLL_S)
             reports = self._cluster.state_reports(index)
         if not self._leads():
