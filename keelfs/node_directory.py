@@ -21,7 +21,7 @@ from keelfs import node_settings
 from keelfs.exit_codes import ExitCode
 from metaserver.applier import Applier
 from metaserver.config import ServerConfig, ServerError
-from metaserver.store.errors import StoreError, StoreMissing
+from metaserver.store.errors import StoreBusy, StoreError, StoreMissing
 from metaserver.store.layered import LayeredStore
 from metaserver.store.lmdb_store import LmdbStore
 from raft import identity as identities
@@ -262,6 +262,8 @@ def _explained(directory: Path) -> Iterator[None]:
         raise ClientError(f"the data in {directory} cannot be used: {error}") from error
     except SnapshotDamaged as error:
         raise _damaged(error) from error
+    except StoreBusy as error:
+        raise ClientError(f"a server runs on {directory}; stop it first") from error
     except (ReplicationError, StoreError) as error:
         raise ClientError(f"{directory}: {error}") from error
     except ValueError as error:
