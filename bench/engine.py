@@ -56,10 +56,10 @@ def measure(nodes: Nodes, round_number: int, home: Path, scale: float = 1.0) -> 
     """Rows of one round on nodes that run: the limits of the machine at this moment, then each operation under each load."""
     yield from limits.measure(nodes, round_number, home, scale)
     loads = [Load(load.in_flight, scaled(load.count, scale, 2 * load.in_flight)) for load in LOADS]
-    yield from uvloop.run(_round(nodes, home, round_number, loads, tuple(OPS), DIRS))
+    yield from uvloop.run(one_round(nodes, home, round_number, loads, tuple(OPS), DIRS))
 
 
-async def _round(
+async def one_round(
     nodes: Nodes, home: Path, round_number: int, loads: Sequence[Load], ops: Sequence[str], dir_count: int
 ) -> list[dict[str, Any]]:
     """Every operation under every load, on a volume of their own."""
@@ -166,7 +166,7 @@ def main() -> int:
     try:
         nodes.start()
         for number in range(given.repeat):
-            rows += uvloop.run(_round(nodes, home, number, loads, given.ops.split(","), given.dirs))
+            rows += uvloop.run(one_round(nodes, home, number, loads, given.ops.split(","), given.dirs))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
