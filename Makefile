@@ -28,7 +28,7 @@ lint: setup-dev  ## style, types, generated code
 	$(MAKE) protos-check
 
 test: lint       ## everything that must pass, in under 25 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not soak"
+	.ci/test
 
 soak: setup-dev  ## long runs: more rounds, more steps, radosgw
 	$(BIN)/python -m pytest -m soak
