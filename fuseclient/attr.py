@@ -37,7 +37,7 @@ class AttrFields(NamedTuple):
     version: int
     data_version: int
     flags: int
-    reserved: int
+    inode_flags: int
 
 
 class Attr:

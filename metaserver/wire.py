@@ -214,7 +214,7 @@ def _commit_slices(r: meta_pb2.Request) -> ops.Op:
 
 def _setxattr(r: meta_pb2.Request) -> ops.Op:
     m = r.setxattr
-    return ops.SetXattr(Ino(m.ino), m.name, m.value, m.flags, decode_cred(m.cred))
+    return ops.SetXattr(Ino(m.ino), m.name, m.value, m.flags, decode_cred(m.cred), m.clear_setgid)
 
 
 def _removexattr(r: meta_pb2.Request) -> ops.Op:
@@ -228,6 +228,35 @@ def _lease_ids(r: meta_pb2.Request) -> ops.Op:
 
 def _finish_deletes(r: meta_pb2.Request) -> ops.Op:
     return ops.FinishDeletes(tuple(r.finish_deletes.slices))
+
+
+def _set_lock(r: meta_pb2.Request) -> ops.Op:
+    m = r.set_lock
+    return ops.SetLock(Ino(m.ino), m.owner, m.kind, m.type, m.first, m.last, m.pid, m.wait)
+
+
+def _cancel_lock(r: meta_pb2.Request) -> ops.Op:
+    return ops.CancelLock(r.cancel_lock.seq)
+
+
+def _fallocate(r: meta_pb2.Request) -> ops.Op:
+    m = r.fallocate
+    return ops.Fallocate(Ino(m.ino), m.mode, m.offset, m.length, m.kill_priv)
+
+
+def _copy_range(r: meta_pb2.Request) -> ops.Op:
+    m = r.copy_range
+    return ops.CopyRange(Ino(m.ino), m.offset, Ino(m.ino2), m.offset2, m.length, m.kill_priv)
+
+
+def _tmpfile(r: meta_pb2.Request) -> ops.Op:
+    m = r.tmpfile
+    return ops.TmpFile(Ino(m.parent), m.mode, m.umask, decode_cred(m.cred), m.ino)
+
+
+def _set_flags(r: meta_pb2.Request) -> ops.Op:
+    m = r.set_flags
+    return ops.SetFlags(Ino(m.ino), m.flags, decode_cred(m.cred))
 
 
 CHANGES: Final[dict[str, Callable[[meta_pb2.Request], ops.Op]]] = {
@@ -245,6 +274,12 @@ CHANGES: Final[dict[str, Callable[[meta_pb2.Request], ops.Op]]] = {
     "removexattr": _removexattr,
     "lease_ids": _lease_ids,
     "finish_deletes": _finish_deletes,
+    "set_lock": _set_lock,
+    "cancel_lock": _cancel_lock,
+    "fallocate": _fallocate,
+    "copy_range": _copy_range,
+    "tmpfile": _tmpfile,
+    "set_flags": _set_flags,
 }
 
 
@@ -366,6 +401,9 @@ def encode_attr(inode: Inode) -> bytes:
         version,
         data_version,
         xattr_bytes,
+        _acl,
+        _default_acl,
+        flags,
     ) = inode
     return ATTR.pack(
         ino,
@@ -389,7 +427,7 @@ def encode_attr(inode: Inode) -> bytes:
         version,
         data_version,
         0 if xattr_bytes else NO_XATTRS,
-        0,
+        flags,
     )
 
 

@@ -26,7 +26,7 @@ so a client hands them on without touching them. What follows is ours.
     104     u64   version      log index of the last change to the inode
     112     u64   data_version log index of the last change to the file's contents or size
     120     u32   flags        bit 0 (NO_XATTRS): the inode has no extended attributes; the rest is reserved, 0
-    124     u32   reserved     0
+    124     u32   inode_flags  FS_*_FL of ioctl_iflags(2): immutable, append-only, nodump
 """
 
 from __future__ import annotations

@@ -289,6 +289,8 @@ class Request(_message.Message):
     CLAIM_DELETES_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     RESOLVE_FIELD_NUMBER: _builtins.int
+    GET_LOCK_FIELD_NUMBER: _builtins.int
+    LOCK_WAIT_FIELD_NUMBER: _builtins.int
     CREATE_FIELD_NUMBER: _builtins.int
     MKDIR_FIELD_NUMBER: _builtins.int
     MKNOD_FIELD_NUMBER: _builtins.int
@@ -303,6 +305,12 @@ class Request(_message.Message):
     REMOVEXATTR_FIELD_NUMBER: _builtins.int
     LEASE_IDS_FIELD_NUMBER: _builtins.int
     FINISH_DELETES_FIELD_NUMBER: _builtins.int
+    SET_LOCK_FIELD_NUMBER: _builtins.int
+    CANCEL_LOCK_FIELD_NUMBER: _builtins.int
+    FALLOCATE_FIELD_NUMBER: _builtins.int
+    COPY_RANGE_FIELD_NUMBER: _builtins.int
+    TMPFILE_FIELD_NUMBER: _builtins.int
+    SET_FLAGS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     seq: _builtins.int
     @_builtins.property
@@ -331,6 +339,10 @@ class Request(_message.Message):
     def access(self) -> Global___Access: ...
     @_builtins.property
     def resolve(self) -> Global___ResolvePath: ...
+    @_builtins.property
+    def get_lock(self) -> Global___GetLock: ...
+    @_builtins.property
+    def lock_wait(self) -> Global___LockWait: ...
     @_builtins.property
     def create(self) -> Global___Create:
         """changes (seq > 0)"""
@@ -361,6 +373,18 @@ class Request(_message.Message):
     def lease_ids(self) -> Global___LeaseIds: ...
     @_builtins.property
     def finish_deletes(self) -> Global___FinishDeletes: ...
+    @_builtins.property
+    def set_lock(self) -> Global___SetLock: ...
+    @_builtins.property
+    def cancel_lock(self) -> Global___CancelLock: ...
+    @_builtins.property
+    def fallocate(self) -> Global___Fallocate: ...
+    @_builtins.property
+    def copy_range(self) -> Global___CopyRange: ...
+    @_builtins.property
+    def tmpfile(self) -> Global___TmpFile: ...
+    @_builtins.property
+    def set_flags(self) -> Global___SetFlags: ...
     def __init__(
         self,
         *,
@@ -378,6 +402,8 @@ class Request(_message.Message):
         claim_deletes: Global___ClaimDeletes | None = ...,
         access: Global___Access | None = ...,
         resolve: Global___ResolvePath | None = ...,
+        get_lock: Global___GetLock | None = ...,
+        lock_wait: Global___LockWait | None = ...,
         create: Global___Create | None = ...,
         mkdir: Global___MkDir | None = ...,
         mknod: Global___MkNod | None = ...,
@@ -392,12 +418,18 @@ class Request(_message.Message):
         removexattr: Global___RemoveXattr | None = ...,
         lease_ids: Global___LeaseIds | None = ...,
         finish_deletes: Global___FinishDeletes | None = ...,
+        set_lock: Global___SetLock | None = ...,
+        cancel_lock: Global___CancelLock | None = ...,
+        fallocate: Global___Fallocate | None = ...,
+        copy_range: Global___CopyRange | None = ...,
+        tmpfile: Global___TmpFile | None = ...,
+        set_flags: Global___SetFlags | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "create", b"create", "finish_deletes", b"finish_deletes", "getattr", b"getattr", "getxattr", b"getxattr", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "create", b"create", "finish_deletes", b"finish_deletes", "getattr", b"getattr", "getxattr", b"getxattr", "id", b"id", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "seq", b"seq", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "id", b"id", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "seq", b"seq", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "getattr", "readlink", "readdir", "open", "read_slices", "getxattr", "listxattr", "statfs", "claim_deletes", "access", "resolve", "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "commit_slices", "setxattr", "removexattr", "lease_ids", "finish_deletes"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "getattr", "readlink", "readdir", "open", "read_slices", "getxattr", "listxattr", "statfs", "claim_deletes", "access", "resolve", "get_lock", "lock_wait", "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "commit_slices", "setxattr", "removexattr", "lease_ids", "finish_deletes", "set_lock", "cancel_lock", "fallocate", "copy_range", "tmpfile", "set_flags"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -1091,10 +1123,12 @@ class SetXattr(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     CRED_FIELD_NUMBER: _builtins.int
+    CLEAR_SETGID_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     name: _builtins.bytes
     value: _builtins.bytes
     flags: _builtins.int
+    clear_setgid: _builtins.bool
     @_builtins.property
     def cred(self) -> Global___Cred: ...
     def __init__(
@@ -1105,10 +1139,11 @@ class SetXattr(_message.Message):
         value: _builtins.bytes = ...,
         flags: _builtins.int = ...,
         cred: Global___Cred | None = ...,
+        clear_setgid: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred", "flags", b"flags", "ino", b"ino", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_setgid", b"clear_setgid", "cred", b"cred", "flags", b"flags", "ino", b"ino", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1116,6 +1151,8 @@ Global___SetXattr: _TypeAlias = SetXattr  # noqa: Y015
 
 @_typing.final
 class RemoveXattr(_message.Message):
+    """clear_setgid: FUSE_SETXATTR_ACL_KILL_SGID; the caller may not keep the setgid bit when an access ACL is set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INO_FIELD_NUMBER: _builtins.int
@@ -1183,6 +1220,251 @@ class FinishDeletes(_message.Message):
 Global___FinishDeletes: _TypeAlias = FinishDeletes  # noqa: Y015
 
 @_typing.final
+class SetLock(_message.Message):
+    """Locks. An owner is what may hold several ranges without conflict with itself: (session, owner number). Kind 0: record locks
+    (fcntl, process and open-file-description ones), 1: flock, always the whole file. Ranges are inclusive, 0 .. 2^63-1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INO_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    ino: _builtins.int
+    owner: _builtins.int
+    kind: _builtins.int
+    type: _builtins.int
+    """F_RDLCK 0, F_WRLCK 1, F_UNLCK 2"""
+    first: _builtins.int
+    last: _builtins.int
+    pid: _builtins.int
+    wait: _builtins.bool
+    """queue instead of EAGAIN -> count 1: queued under this seq, LockGranted follows; EDEADLK for a cycle"""
+    def __init__(
+        self,
+        *,
+        ino: _builtins.int = ...,
+        owner: _builtins.int = ...,
+        kind: _builtins.int = ...,
+        type: _builtins.int = ...,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        wait: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "ino", b"ino", "kind", b"kind", "last", b"last", "owner", b"owner", "pid", b"pid", "type", b"type", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLock: _TypeAlias = SetLock  # noqa: Y015
+
+@_typing.final
+class CancelLock(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelLock: _TypeAlias = CancelLock  # noqa: Y015
+
+@_typing.final
+class GetLock(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INO_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    ino: _builtins.int
+    owner: _builtins.int
+    kind: _builtins.int
+    type: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    def __init__(
+        self,
+        *,
+        ino: _builtins.int = ...,
+        owner: _builtins.int = ...,
+        kind: _builtins.int = ...,
+        type: _builtins.int = ...,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "ino", b"ino", "kind", b"kind", "last", b"last", "owner", b"owner", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLock: _TypeAlias = GetLock  # noqa: Y015
+
+@_typing.final
+class LockWait(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockWait: _TypeAlias = LockWait  # noqa: Y015
+
+@_typing.final
+class Fallocate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INO_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    KILL_PRIV_FIELD_NUMBER: _builtins.int
+    ino: _builtins.int
+    mode: _builtins.int
+    offset: _builtins.int
+    length: _builtins.int
+    kill_priv: _builtins.bool
+    def __init__(
+        self,
+        *,
+        ino: _builtins.int = ...,
+        mode: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        kill_priv: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ino", b"ino", "kill_priv", b"kill_priv", "length", b"length", "mode", b"mode", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fallocate: _TypeAlias = Fallocate  # noqa: Y015
+
+@_typing.final
+class CopyRange(_message.Message):
+    """-> attr (target), other_attr (source), count: bytes copied, which may be fewer than asked for"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INO_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    INO2_FIELD_NUMBER: _builtins.int
+    OFFSET2_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    KILL_PRIV_FIELD_NUMBER: _builtins.int
+    ino: _builtins.int
+    offset: _builtins.int
+    ino2: _builtins.int
+    offset2: _builtins.int
+    length: _builtins.int
+    """from ino to ino2"""
+    kill_priv: _builtins.bool
+    """of the target"""
+    def __init__(
+        self,
+        *,
+        ino: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        ino2: _builtins.int = ...,
+        offset2: _builtins.int = ...,
+        length: _builtins.int = ...,
+        kill_priv: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ino", b"ino", "ino2", b"ino2", "kill_priv", b"kill_priv", "length", b"length", "offset", b"offset", "offset2", b"offset2"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyRange: _TypeAlias = CopyRange  # noqa: Y015
+
+@_typing.final
+class TmpFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    UMASK_FIELD_NUMBER: _builtins.int
+    CRED_FIELD_NUMBER: _builtins.int
+    INO_FIELD_NUMBER: _builtins.int
+    parent: _builtins.int
+    mode: _builtins.int
+    umask: _builtins.int
+    ino: _builtins.int
+    @_builtins.property
+    def cred(self) -> Global___Cred: ...
+    def __init__(
+        self,
+        *,
+        parent: _builtins.int = ...,
+        mode: _builtins.int = ...,
+        umask: _builtins.int = ...,
+        cred: Global___Cred | None = ...,
+        ino: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred", "ino", b"ino", "mode", b"mode", "parent", b"parent", "umask", b"umask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TmpFile: _TypeAlias = TmpFile  # noqa: Y015
+
+@_typing.final
+class SetFlags(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INO_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    CRED_FIELD_NUMBER: _builtins.int
+    ino: _builtins.int
+    flags: _builtins.int
+    @_builtins.property
+    def cred(self) -> Global___Cred: ...
+    def __init__(
+        self,
+        *,
+        ino: _builtins.int = ...,
+        flags: _builtins.int = ...,
+        cred: Global___Cred | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cred", b"cred", "flags", b"flags", "ino", b"ino"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFlags: _TypeAlias = SetFlags  # noqa: Y015
+
+@_typing.final
 class Response(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1203,6 +1485,7 @@ class Response(_message.Message):
     STATFS_FIELD_NUMBER: _builtins.int
     DOOMED_FIELD_NUMBER: _builtins.int
     INLINE_DATA_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     errno: _builtins.int
     """0 = done; else errno(3), and only `detail` may be set"""
@@ -1226,6 +1509,8 @@ class Response(_message.Message):
     def doomed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Doomed]: ...
     @_builtins.property
     def inline_data(self) -> _containers.RepeatedCompositeFieldContainer[Global___InlineData]: ...
+    @_builtins.property
+    def lock(self) -> Global___HeldLock: ...
     def __init__(
         self,
         *,
@@ -1246,14 +1531,46 @@ class Response(_message.Message):
         statfs: Global___StatFsResult | None = ...,
         doomed: _abc.Iterable[Global___Doomed] | None = ...,
         inline_data: _abc.Iterable[Global___InlineData] | None = ...,
+        lock: Global___HeldLock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["statfs", b"statfs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "statfs", b"statfs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "count", b"count", "data", b"data", "detail", b"detail", "doomed", b"doomed", "entries", b"entries", "eof", b"eof", "errno", b"errno", "existed", b"existed", "extents", b"extents", "first", b"first", "id", b"id", "inline_data", b"inline_data", "other_attr", b"other_attr", "parent2_attr", b"parent2_attr", "parent_attr", b"parent_attr", "statfs", b"statfs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "count", b"count", "data", b"data", "detail", b"detail", "doomed", b"doomed", "entries", b"entries", "eof", b"eof", "errno", b"errno", "existed", b"existed", "extents", b"extents", "first", b"first", "id", b"id", "inline_data", b"inline_data", "lock", b"lock", "other_attr", b"other_attr", "parent2_attr", b"parent2_attr", "parent_attr", b"parent_attr", "statfs", b"statfs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Response: _TypeAlias = Response  # noqa: Y015
+
+@_typing.final
+class HeldLock(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    type: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    pid: _builtins.int
+    session: _builtins.int
+    def __init__(
+        self,
+        *,
+        type: _builtins.int = ...,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        session: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last", "pid", b"pid", "session", b"session", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldLock: _TypeAlias = HeldLock  # noqa: Y015
 
 @_typing.final
 class DirEntry(_message.Message):
@@ -1407,6 +1724,7 @@ class Notification(_message.Message):
     SESSION_EXPIRED_FIELD_NUMBER: _builtins.int
     DELETES_WAITING_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    LOCK_GRANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inval_inode(self) -> Global___InvalInode: ...
     @_builtins.property
@@ -1417,6 +1735,8 @@ class Notification(_message.Message):
     def deletes_waiting(self) -> Global___DeletesWaiting: ...
     @_builtins.property
     def members(self) -> Global___Members: ...
+    @_builtins.property
+    def lock_granted(self) -> Global___LockGranted: ...
     def __init__(
         self,
         *,
@@ -1425,12 +1745,13 @@ class Notification(_message.Message):
         session_expired: Global___SessionExpired | None = ...,
         deletes_waiting: Global___DeletesWaiting | None = ...,
         members: Global___Members | None = ...,
+        lock_granted: Global___LockGranted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "lock_granted", b"lock_granted", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes_waiting", b"deletes_waiting", "inval_entry", b"inval_entry", "inval_inode", b"inval_inode", "lock_granted", b"lock_granted", "members", b"members", "session_expired", b"session_expired", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["inval_inode", "inval_entry", "session_expired", "deletes_waiting", "members"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["inval_inode", "inval_entry", "session_expired", "deletes_waiting", "members", "lock_granted"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -1517,6 +1838,25 @@ class DeletesWaiting(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletesWaiting: _TypeAlias = DeletesWaiting  # noqa: Y015
+
+@_typing.final
+class LockGranted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockGranted: _TypeAlias = LockGranted  # noqa: Y015
 
 @_typing.final
 class Members(_message.Message):

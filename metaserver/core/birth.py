@@ -69,7 +69,7 @@ def prepare(
     index, now, _, _ = ctx
     fields = (
         *(ino, mode, cred.uid, gid, 2 if is_dir else 1, DIRECTORY_SIZE if is_dir else size, parent.volume, parent.ino, rdev, 0),
-        *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, 0),
+        *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, 0, 0, 0, 0),
     )
     cookie = parent.next_cookie
     after = directory.touched(parent, ctx, subdirs=1 if is_dir else 0, next_cookie=cookie + 1)

@@ -28,8 +28,12 @@ _DIR: Final = 0o040000
 # version, mode, uid, gid, nlink, size, volume, parent, of the type, atime, mtime, ctime, btime, version, data_version
 _INODE: Final = struct.Struct(">BHIIIQIQQqqqqQQ")
 _INODE_XATTR: Final = struct.Struct(">BHIIIQIQQqqqqQQI")
+_INODE_FULL: Final = struct.Struct(">BHIIIQIQQqqqqQQIIII")
 _INODE_BYTES: Final = _INODE.size
 _INODE_XATTR_BYTES: Final = _INODE_XATTR.size
+_INODE_FULL_BYTES: Final = _INODE_FULL.size
+_RARE: Final = (0, 0, 0, 0)
+_NOTHING_RARE: Final = [*_RARE]
 _inode_pack: Final = _INODE.pack
 _inode_unpack: Final = _INODE.unpack
 _new: Final = tuple.__new__
@@ -86,36 +90,37 @@ def _corrupt(what: str, value: bytes) -> CorruptState:
 
 
 def encode_inode(inode: Inode) -> bytes:
-    """At most one of rdev, allocated, next_cookie is not 0; the type says which one is kept."""
-    (_, mode, uid, gid, nlink, size, volume, parent, rdev, allocated, cookie, at, mt, ct, bt, version, data, xattrs) = inode
+    """At most one of rdev, allocated, next_cookie is not 0; the type says which one is kept. What few files have comes last
+    and only where there is some: the length of the attributes' names, then ACLs and flags."""
+    (_, mode, uid, gid, nlink, size, volume, parent, rdev, allocated, cookie, at, mt, ct, bt, version, data, *rare) = inode
     own = allocated or cookie or rdev
-    if xattrs:
-        return _INODE_XATTR.pack(
-            VERSION, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data, xattrs
-        )
-    return _inode_pack(VERSION, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data)
+    fixed = (VERSION, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data)
+    if rare == _NOTHING_RARE:
+        return _inode_pack(*fixed)
+    xattrs, acl, default_acl, flags = rare
+    if acl or default_acl or flags:
+        return _INODE_FULL.pack(*fixed, xattrs, acl, default_acl, flags)
+    return _INODE_XATTR.pack(*fixed, xattrs)
 
 
 def decode_inode(ino: int, value: bytes) -> Inode:
-    xattrs = 0
+    rare: tuple[int, ...] = _RARE
     if len(value) == _INODE_BYTES:
         first, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data = _inode_unpack(value)
-    elif len(value) == _INODE_XATTR_BYTES:
-        first, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data, xattrs = _INODE_XATTR.unpack(
-            value
-        )
+    elif len(value) in (_INODE_XATTR_BYTES, _INODE_FULL_BYTES):
+        layout = _INODE_XATTR if len(value) == _INODE_XATTR_BYTES else _INODE_FULL
+        first, mode, uid, gid, nlink, size, volume, parent, own, at, mt, ct, bt, version, data, *found = layout.unpack(value)
+        rare = (*found, 0, 0, 0)[: len(_RARE)]
     else:
         raise _corrupt(f"inode {ino}", value)
     if first != VERSION:
         raise _corrupt(f"inode {ino}", value)
     kind = mode & _TYPE
     if kind == _REG:
-        fields = (ino, mode, uid, gid, nlink, size, volume, parent, 0, own, 0, at, mt, ct, bt, version, data, xattrs)
-    elif kind == _DIR:
-        fields = (ino, mode, uid, gid, nlink, size, volume, parent, 0, 0, own, at, mt, ct, bt, version, data, xattrs)
-    else:
-        fields = (ino, mode, uid, gid, nlink, size, volume, parent, own, 0, 0, at, mt, ct, bt, version, data, xattrs)
-    return _new(Inode, fields)
+        return _new(Inode, (ino, mode, uid, gid, nlink, size, volume, parent, 0, own, 0, at, mt, ct, bt, version, data, *rare))
+    if kind == _DIR:
+        return _new(Inode, (ino, mode, uid, gid, nlink, size, volume, parent, 0, 0, own, at, mt, ct, bt, version, data, *rare))
+    return _new(Inode, (ino, mode, uid, gid, nlink, size, volume, parent, own, 0, 0, at, mt, ct, bt, version, data, *rare))
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2
 LEASE_INODES: Final = 1
 LEASE_SLICES: Final = 2
+LOCK_RECORD: Final = 0
+LOCK_FLOCK: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class SetXattr:
     value: bytes
     flags: int
     cred: Cred
+    clear_setgid: bool = False  # an access ACL set by who may not keep the setgid bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,66 @@ class FinishDeletes:
     """The objects of these slices are gone: forget the slices."""
 
     slices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetLock:
+    """Take, change or give up the range first..last (inclusive). With `wait` a lock that is refused queues under the seq."""
+
+    ino: Ino
+    owner: int
+    kind: int  # LOCK_RECORD or LOCK_FLOCK
+    type: int  # F_RDLCK, F_WRLCK, F_UNLCK
+    first: int
+    last: int
+    pid: int
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLock:
+    """Give up waiting for the SetLock of this seq."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fallocate:
+    ino: Ino
+    mode: int  # FALLOC_FL_*
+    offset: int
+    length: int
+    kill_priv: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRange:
+    """Let a range of `ino2` share the slices of a range of `ino`."""
+
+    ino: Ino
+    offset: int
+    ino2: Ino
+    offset2: int
+    length: int
+    kill_priv: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TmpFile:
+    """A regular file without a name, for O_TMPFILE; `parent` says where it would be."""
+
+    parent: Ino
+    mode: int
+    umask: int
+    cred: Cred
+    ino: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetFlags:
+    ino: Ino
+    flags: int  # FS_*_FL of ioctl_iflags(2)
+    cred: Cred
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +310,12 @@ Op = (
     | RemoveXattr
     | LeaseIds
     | FinishDeletes
+    | SetLock
+    | CancelLock
+    | Fallocate
+    | CopyRange
+    | TmpFile
+    | SetFlags
     | OpenSession
     | CloseSession
     | CreateVolume

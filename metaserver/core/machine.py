@@ -21,11 +21,14 @@ from metaserver.core.context import Context
 from metaserver.core.entry import Result
 from metaserver.core.errors import CorruptState, FsError
 from metaserver.core.ops import (
+    cancel_lock,
     close_session,
     commit_slices,
+    copy_range,
     create,
     create_volume,
     destroy_volume,
+    fallocate,
     finish_deletes,
     lease_ids,
     link,
@@ -36,9 +39,12 @@ from metaserver.core.ops import (
     remove_xattr,
     rename,
     rmdir,
+    set_flags,
+    set_lock,
     set_xattr,
     setattr,
     symlink,
+    tmp_file,
     unlink,
 )
 
@@ -64,6 +70,12 @@ OPS: Final[dict[type, Callable[[WriteTxn, Context, Any], Result]]] = {
     entry.RemoveXattr: remove_xattr.apply,
     entry.LeaseIds: lease_ids.apply,
     entry.FinishDeletes: finish_deletes.apply,
+    entry.SetLock: set_lock.apply,
+    entry.CancelLock: cancel_lock.apply,
+    entry.Fallocate: fallocate.apply,
+    entry.CopyRange: copy_range.apply,
+    entry.TmpFile: tmp_file.apply,
+    entry.SetFlags: set_flags.apply,
     entry.OpenSession: open_session.apply,
     entry.CloseSession: close_session.apply,
     entry.CreateVolume: create_volume.apply,

@@ -56,6 +56,9 @@ class Inode(NamedTuple):
     version: int  # log index of the last change to this inode
     data_version: int  # log index of the last change to contents or size
     xattr_bytes: int = 0  # what listxattr gives: the length of every name + 1; 0 = no extended attributes
+    acl: int = 0  # number of the access ACL (keys.ACL); 0 = the mode says all
+    default_acl: int = 0  # directories: number of the default ACL
+    flags: int = 0  # FS_*_FL of ioctl_iflags(2)
 
     @property
     def is_dir(self) -> bool:

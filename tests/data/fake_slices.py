@@ -58,7 +58,7 @@ class FakeSlices:
                 version=self.versions.get(ino, 1),
                 data_version=self.versions.get(ino, 1),
                 flags=0,
-                reserved=0,
+                inode_flags=0,
             )
         )
 

@@ -1,0 +1,17 @@
+"""copy_range: not built yet; EOPNOTSUPP."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from metaserver.core.errors import FsError
+
+if TYPE_CHECKING:
+    from metaserver.core.context import Context
+    from metaserver.core.entry import CopyRange, Result
+    from metaserver.core.txn import WriteTxn
+
+
+def apply(txn: WriteTxn, ctx: Context, op: CopyRange) -> Result:
+    raise FsError(errno.EOPNOTSUPP, "copy_range")
