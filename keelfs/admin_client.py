@@ -18,7 +18,7 @@ import grpc
 
 from fuseclient.errors import ClientError
 from fuseclient.tls import Access
-from fuseclient.volume_url import Address, parse_address
+from fuseclient.volume_url import parse_address
 from keelfs.exit_codes import ExitCode
 from keelfs.settings import settings
 from protos import admin_pb2, admin_pb2_grpc
@@ -47,11 +47,6 @@ _EXIT: Final = {
     grpc.StatusCode.UNAUTHENTICATED: ExitCode.DENIED,
     grpc.StatusCode.INVALID_ARGUMENT: ExitCode.USAGE,
 }
-
-
-def admin_address(server: Address) -> str:
-    """Where the Admin service of a server is unless said otherwise: the next port."""
-    return str(Address(server.host, server.port + 1))
 
 
 class _NotHere(Exception):

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import parse_address
-from keelfs.admin_client import admin, admin_address
+from keelfs.admin_client import admin
 from keelfs.console import out, size_text
 from keelfs.embedded import Embedded
+from keelfs.target import admin_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

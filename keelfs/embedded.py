@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import parse_address
-from keelfs.admin_client import admin, admin_address
+from keelfs.admin_client import admin
 from keelfs.background import spawn
 from keelfs.formatting import create_volume
+from keelfs.target import admin_address
 
 if TYPE_CHECKING:
     from pathlib import Path

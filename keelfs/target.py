@@ -13,12 +13,16 @@ from typing import NamedTuple
 
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import SCHEME, Address, VolumeUrl, parse_address
-from keelfs.admin_client import admin_address
 from keelfs.exit_codes import ExitCode
 from keelfs.settings import settings
 
 FS_TYPE = "fuse.keelfs"
 _OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def admin_address(server: Address) -> str:
+    """Where the Admin service of a server is unless said otherwise: the next port."""
+    return str(Address(server.host, server.port + 1))
 
 
 class Mount(NamedTuple):

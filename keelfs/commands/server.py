@@ -12,13 +12,13 @@ import typer
 
 from fuseclient.errors import ClientError
 from fuseclient.volume_url import parse_address
-from keelfs.admin_client import admin_address
 from keelfs.background import Ready, start_in_background
 from keelfs.console import say
 from keelfs.exit_codes import ExitCode
 from keelfs.logs import configure_logs
 from keelfs.quantity import parse_duration
 from keelfs.settings import settings
+from keelfs.target import admin_address
 
 if TYPE_CHECKING:
     from metaserver.config import ServerConfig

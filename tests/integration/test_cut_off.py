@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fuseclient.volume_url import parse_address
-from keelfs.admin_client import admin, admin_address
+from keelfs.admin_client import admin
+from keelfs.target import admin_address
 from tests.fuse.cluster import Cluster, Process, wait_for
 from tests.integration.tcp_proxy import Proxy
 
