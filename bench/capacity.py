@@ -18,9 +18,10 @@ import uvloop
 from bench.processes import memory_bytes
 from fuseclient.meta_client import MetaClient
 from fuseclient.volume_url import VolumeUrl
-from keelfs.admin_client import admin, admin_address
+from keelfs.admin_client import admin
 from keelfs.embedded import VOLUME, Embedded
 from keelfs.formatting import create_volume
+from keelfs.target import admin_address
 from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
