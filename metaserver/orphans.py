@@ -1,8 +1,10 @@
 """Inodes without a name: known as soon as their last name goes, reaped as soon as nobody holds them open.
 
 The state keeps an index of orphans; this keeps the same set in memory, read once at the start and then kept up by the
-results of every entry, so that nothing is searched for. Reaping is logged (`Reap`), in batches. Until every session that was
-open at the start has come back or expired nothing is reaped, because nobody else knows what they hold open.
+results of every entry, so that nothing is searched for. Reaping is logged (`Reap`), in batches, with the next entry: a program
+that removes one file after the other does not wait for an entry between two of them, and what comes next finds the space free.
+Until every session that was open at the start has come back or expired nothing is reaped, because nobody else knows what they
+hold open.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class Orphans:
     async def _reap(self, batch: list[int]) -> bool:
         self._reaping.update(batch)
         try:
-            result = await self._writes.call(ops.Reap(tuple([Ino(ino) for ino in batch]), CHUNKS_PER_REAP))
+            result = await self._writes.call(ops.Reap(tuple([Ino(ino) for ino in batch]), CHUNKS_PER_REAP), rides=True)
             if result.errno:
                 _log.error("reaping was refused", errno=result.errno, detail=result.detail)
         except ReplicationError as error:

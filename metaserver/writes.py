@@ -4,7 +4,8 @@ Rules
  - One entry is under way at a time. What arrives meanwhile forms the next one, up to its bounds: this is what shares the cost
    of a sync among all who wait.
  - Time enters here, once per entry, and never runs backwards.
- - Order: ops enter the log in the order of `submit`.
+ - Order: ops enter the log in the order of `submit`. What the service does behind the users' backs (`call` with `rides`) costs
+   no entry of its own where it can be helped: it goes first in the next one, or alone when none comes for a moment.
  - A callback instead of a task per op: at tens of thousands of ops a second a task costs more than the op.
  - While space is short, ops that consume it are refused with ENOSPC and the others (which free it) go through.
  - An op that may have taken effect already, because it is sent again, is never answered with a refusal: its kept result is.
@@ -43,9 +44,14 @@ CONSUMING: Final = frozenset(
         ops.Link,
         ops.CommitSlices,
         ops.SetXattr,
+        ops.Fallocate,
+        ops.CopyRange,
+        ops.TmpFile,
         ops.CreateVolume,
     }
 )
+
+RIDE_S: Final = 0.02
 
 
 class _Waiting(NamedTuple):
@@ -72,9 +78,10 @@ class Writes:
         on_fatal: Callable[[BaseException], None] | None = None,
         kept_result: Callable[[int, int], Result | None] = lambda session, seq: None,
         clock: Callable[[], float] = time.monotonic,
+        ride_s: float = RIDE_S,
     ) -> None:
         """`on_fatal`: told of a bug in here, after which nothing more is logged. `kept_result(session, seq)`:
-        what the state remembers of an op. `clock` is monotonic seconds."""
+        what the state remembers of an op. `clock` is monotonic seconds. `ride_s`: for how long what rides waits."""
         self._replicator = replicator
         self._clock_ns = clock_ns
         self._entry_items = entry_items
@@ -83,9 +90,11 @@ class Writes:
         self._on_fatal = on_fatal
         self._kept_result = kept_result
         self._clock = clock
+        self._ride_s = ride_s
         self._now_ns = 0
         self._proposed_s = 0.0  # when the entry under way was proposed
         self._queue: deque[_Waiting] = deque()
+        self._riders: list[_Waiting] = []
         self._under_way: list[_Waiting] = []
         self._scheduled = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -96,7 +105,7 @@ class Writes:
     @property
     def queued(self) -> int:
         """Ops that were submitted and have no result yet."""
-        return len(self._queue) + len(self._under_way)
+        return len(self._queue) + len(self._riders) + len(self._under_way)
 
     @property
     def now_ns(self) -> int:
@@ -131,12 +140,31 @@ class Writes:
             done(Result(errno=errno.ENOSPC, detail=self._short))
             return
         self._queue.append(_Waiting(item, request, done))
+        self._schedule()
+
+    def _schedule(self) -> None:
         if not self._scheduled and not self._under_way:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._propose)
 
-    async def call(self, op: ops.Op) -> Result:
-        """Carry out one of the service's own ops. Raises ReplicationError when its fate is not known or it was not logged."""
+    def _ride(self, item: Item, done: Done) -> None:
+        if self._stopping or self._queue:
+            self.submit(item, None, done)
+            return
+        if not self._riders:
+            asyncio.get_running_loop().call_later(self._ride_s, self._set_off)
+        self._riders.append(_Waiting(item, None, done))
+
+    def _set_off(self) -> None:
+        """Whoever rides has waited long enough, or must not wait."""
+        if self._riders:
+            self._queue.extendleft(reversed(self._riders))
+            self._riders.clear()
+            self._schedule()
+
+    async def call(self, op: ops.Op, *, rides: bool = False) -> Result:
+        """Carry out one of the service's own ops; one that `rides` waits a moment for an entry to join. Raises
+        ReplicationError when its fate is not known or it was not logged."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Result | ReplicationError) -> None:
@@ -147,7 +175,11 @@ class Writes:
             else:
                 future.set_exception(outcome)
 
-        self.submit(Item(0, 0, 0, op), None, done)
+        item = Item(0, 0, 0, op)
+        if rides:
+            self._ride(item, done)
+        else:
+            self.submit(item, None, done)
         return await future
 
     @property
@@ -163,6 +195,7 @@ class Writes:
     async def stop(self) -> None:
         """Take nothing new; return when everything that was taken has been answered."""
         self._stopping = True
+        self._set_off()
         while self.queued:
             await self._turn()
 
@@ -175,8 +208,9 @@ class Writes:
     def give_up(self, error: ReplicationError) -> None:
         """Nobody is to wait any longer: tell them that the fate of their ops is not known. The entry under way stays so
         until it lands."""
-        waiting = [*self._under_way, *self._queue]
+        waiting = [*self._under_way, *self._riders, *self._queue]
         self._under_way = [one._replace(done=_nobody) for one in self._under_way]
+        self._riders.clear()
         self._queue.clear()
         self._proposed_s = self._clock()
         for one in waiting:
@@ -200,7 +234,7 @@ class Writes:
     def _gather(self) -> list[_Waiting]:
         """The next entry's ops: at least one, then as many as its bounds allow."""
         queue, size = self._queue, 0
-        taken: list[_Waiting] = []
+        taken, self._riders = self._riders, []
         while queue and len(taken) < self._entry_items:
             request = queue[0].request
             size += 64 if request is None else request.ByteSize()
@@ -260,9 +294,10 @@ class Writes:
 
     def _break(self, error: Exception, batch: list[_Waiting]) -> None:
         """A bug: nothing that follows can be trusted."""
-        waiting = [*batch, *self._queue]
+        waiting = [*batch, *self._riders, *self._queue]
         self._stopping = True
         self._under_way = []
+        self._riders.clear()
         self._queue.clear()
         stopped = Stopped(f"the server failed: {error!r}")
         for one in waiting:

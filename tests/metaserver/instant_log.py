@@ -40,7 +40,7 @@ class Bench:
         self.state = ObservedState(Applier(self.store))
         self.log = InstantLog(self.state)
         self.now_s = 1000.0
-        self.writes = Writes(self.log, lambda: int(self.now_s * 1e9))
+        self.writes = Writes(self.log, lambda: int(self.now_s * 1e9), ride_s=0)
         self.seq = 0
 
     async def make_volume(self) -> int:

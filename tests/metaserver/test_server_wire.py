@@ -41,10 +41,25 @@ OPS = {
         {"ino": U64, "valid": U32, "mode": U32, "uid": U32, "gid": U32, "size": U64}
         | {"atime_ns": I64, "mtime_ns": I64, "ctime_ns": I64, "cred": CRED},
     ),
-    "setxattr": (ops.SetXattr, {"ino": U64, "name": NAME, "value": NAME, "flags": U32, "cred": CRED}),
+    "setxattr": (
+        ops.SetXattr,
+        {"ino": U64, "name": NAME, "value": NAME, "flags": U32, "cred": CRED, "clear_setgid": st.booleans()},
+    ),
     "removexattr": (ops.RemoveXattr, {"ino": U64, "name": NAME, "cred": CRED}),
     "lease_ids": (ops.LeaseIds, {"kind": U32, "count": U32}),
     "finish_deletes": (ops.FinishDeletes, {"slices": st.lists(U64, max_size=5).map(tuple)}),
+    "set_lock": (
+        ops.SetLock,
+        {"ino": U64, "owner": U64, "kind": U32, "type": U32, "first": U64, "last": U64, "pid": U32, "wait": st.booleans()},
+    ),
+    "cancel_lock": (ops.CancelLock, {"seq": U64}),
+    "fallocate": (ops.Fallocate, {"ino": U64, "mode": U32, "offset": U64, "length": U64, "kill_priv": st.booleans()}),
+    "copy_range": (
+        ops.CopyRange,
+        {"ino": U64, "offset": U64, "ino2": U64, "offset2": U64, "length": U64, "kill_priv": st.booleans()},
+    ),
+    "tmpfile": (ops.TmpFile, {"parent": U64, "mode": U32, "umask": U32, "cred": CRED, "ino": U64}),
+    "set_flags": (ops.SetFlags, {"ino": U64, "flags": U32, "cred": CRED}),
 }
 SLICE = st.builds(ops.NewSlice, U32, U32, U64, U32, U32, U32, st.binary(max_size=20))
 COMMIT = st.builds(ops.CommitSlices, U64, st.lists(SLICE, max_size=4).map(tuple), I64, st.booleans())

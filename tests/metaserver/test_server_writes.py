@@ -6,7 +6,7 @@ import asyncio
 import errno
 
 import pytest
-from instant_log import request_of
+from instant_log import request_of, settle
 
 from metaserver import wire
 from metaserver.core import entry as ops
@@ -313,3 +313,50 @@ async def test_a_refusal_of_the_log_does_not_hide_the_first_result():
     log.proposed[-1][2].set_exception(Refused(errno.ENOSPC, "disk full"))
     await turn()
     assert [(a.errno, a.first) for a in answers] == [(0, 7), (errno.ENOSPC, 0)]
+
+
+# --- riding -------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_op_that_rides_goes_first_in_the_next_entry():
+    log = SlowLog()
+    writes = Writes(log, Clock(5), ride_s=3600)
+    riding = asyncio.create_task(writes.call(OP, rides=True))
+    await turn()
+    assert not log.proposed
+    assert writes.queued == 1
+    submit(writes, 7)
+    await turn()
+    assert [item.op for item in log.proposed[0][1].items] == [OP, ops.Reap((7,), 1)]
+    log.land()
+    await asyncio.wait_for(riding, 5)
+
+
+async def test_an_op_that_rides_goes_alone_when_no_entry_comes():
+    log = SlowLog()
+    writes = Writes(log, Clock(5), ride_s=0)
+    riding = asyncio.create_task(writes.call(OP, rides=True))
+    await settle(lambda: log.proposed)
+    assert [item.op for item in log.proposed[0][1].items] == [OP]
+    log.land()
+    await asyncio.wait_for(riding, 5)
+
+
+async def test_an_op_that_rides_is_not_left_behind_when_the_server_stops():
+    log = SlowLog()
+    writes = Writes(log, Clock(5), ride_s=3600)
+    riding = asyncio.create_task(writes.call(OP, rides=True))
+    await turn()
+    stopping = asyncio.create_task(writes.stop())
+    await turn()
+    log.land()
+    await asyncio.wait_for(asyncio.gather(riding, stopping), 5)
+
+
+async def test_who_rides_is_told_when_the_node_leads_no_longer():
+    writes = Writes(SlowLog(), Clock(5), ride_s=3600)
+    riding = asyncio.create_task(writes.call(OP, rides=True))
+    await turn()
+    writes.end(NotLeader(None))
+    with pytest.raises(NotLeader):
+        await asyncio.wait_for(riding, 5)
