@@ -15,7 +15,7 @@ import uvloop
 from bench import engine, flame
 from bench.engine import Load, scaled
 from bench.nodes import LEADER
-from bench.programs import run
+from bench.programs import BenchError, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.flame import Stack
     from bench.nodes import Nodes
 
-RATE, SECONDS = 250, 8.0
+RATE, SECONDS = 250, 8
 CREATES = 80_000
 
 #: Stage by the file of the innermost frame that belongs to one; the first match from the inside counts.
@@ -48,7 +48,7 @@ def measure(nodes: Nodes, home: Path, docs: Path, scale: float = 1.0) -> Iterato
     program = _program(home)
     pids = nodes.pids()
     follower = next(role for role in pids if role != LEADER)
-    seconds = max(SECONDS * scale, 1.0)
+    seconds = max(round(SECONDS * scale), 1)  # py-spy counts whole ones
     raw = {role: home / f"stacks-{role}.txt" for role in (LEADER, follower)}
     samplers = [
         subprocess.Popen(
@@ -61,7 +61,8 @@ def measure(nodes: Nodes, home: Path, docs: Path, scale: float = 1.0) -> Iterato
     load = Load(64, scaled(CREATES, scale, 2000))
     uvloop.run(engine.one_round(nodes, home, 0, [load], ("create",), engine.DIRS))
     for sampler in samplers:
-        sampler.wait(60)
+        if sampler.wait(60):
+            raise BenchError(f"py-spy failed: exit {sampler.returncode}")
     for role, name in ((LEADER, "leader"), (follower, "follower")):
         stacks = flame.parse(raw[role].read_text())
         title = f"{name} of three nodes, 64 creates in flight: samples that hold the interpreter's lock"
