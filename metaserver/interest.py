@@ -263,4 +263,5 @@ _TOUCHES: Final[dict[type[Op], Callable[[Interest, int, Op, Result], None]]] = {
     ops.CommitSlices: _changed,
     ops.SetXattr: _changed,
     ops.RemoveXattr: _changed,
+    ops.SetFlags: _changed,
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metaserver.core import codec, directory, keys, usage
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import INHERITED
 from metaserver.core.model import DIRECTORY_SIZE, FIRST_COOKIE, LINK_MAX, Inode
 from metaserver.core.permission import S_ISGID, keeps_setgid
 
@@ -69,7 +70,7 @@ def prepare(
     index, now, _, _ = ctx
     fields = (
         *(ino, mode, cred.uid, gid, 2 if is_dir else 1, DIRECTORY_SIZE if is_dir else size, parent.volume, parent.ino, rdev, 0),
-        *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, 0, 0, 0, 0),
+        *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, 0, 0, 0, parent.flags & INHERITED),
     )
     cookie = parent.next_cookie
     after = directory.touched(parent, ctx, subdirs=1 if is_dir else 0, next_cookie=cookie + 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from metaserver.core import codec, keys
 from metaserver.core.context import load_for
 from metaserver.core.errors import CorruptState, FsError
+from metaserver.core.inode_flags import require_mutable
 from metaserver.core.naming import require_name
 from metaserver.core.permission import EXEC, WRITE, require
 
@@ -56,9 +57,11 @@ def require_free(txn: ReadTxn, parent: Inode, name: bytes, dots: tuple[int, int]
 
 
 def require_writable(parent: Inode, cred: Cred) -> None:
-    """ENOENT in a directory that was removed, EACCES without write permission."""
+    """ENOENT in a directory that was removed, EPERM in an immutable one, EACCES without write permission."""
     if not parent[4]:
         raise FsError(errno.ENOENT, f"directory {parent.ino} was removed")
+    if parent[20]:
+        require_mutable(parent)
     if cred.enforce:
         require(parent, WRITE | EXEC, cred)
 

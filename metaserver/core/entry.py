@@ -29,6 +29,7 @@ class SetAttrValid(enum.IntFlag):
     MTIME_NOW = 1 << 8
     CTIME = 1 << 10
     KILL_SUIDGID = 1 << 11
+    READ = 1 << 12  # ours: the access time of a read
 
 
 RENAME_NOREPLACE: Final = 1

@@ -10,6 +10,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import APPEND, require_free, require_mutable
 
 if TYPE_CHECKING:
     from metaserver.core.entry import Cred
@@ -65,7 +66,14 @@ def require_root(cred: Cred, what: str) -> None:
 
 
 def require_removal(directory: Inode, victim: Inode, cred: Cred) -> None:
-    """A name may be taken from a directory by who may write there; from a sticky one only by the owner of either."""
+    """A name may be taken from a directory by who may write there; from a sticky one only by the owner of either; from one
+    that is append-only, or of what is immutable or append-only, by nobody."""
+    if directory.flags or victim.flags:
+        require_mutable(directory)
+        require(directory, WRITE | EXEC, cred)
+        if directory.flags & APPEND:
+            require_free(directory)
+        require_free(victim)
     if not cred.enforce:
         return
     require(directory, WRITE | EXEC, cred)

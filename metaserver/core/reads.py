@@ -14,6 +14,7 @@ from metaserver.core.context import load, load_known
 from metaserver.core.directory import find, find_existing, link_counts
 from metaserver.core.entry import ROOT, Cred
 from metaserver.core.errors import CorruptState, FsError
+from metaserver.core.inode_flags import APPEND, require_free, require_mutable
 from metaserver.core.model import CHUNK_BYTES, NAME_MAX, Dentry, Extent, Ino, Inode, Session, Settings, Usage, Volume
 from metaserver.core.naming import DOTS, MAKE, require_name, require_volume_name
 from metaserver.core.permission import EXEC, READ, WRITE, allowed, require
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from metaserver.core.txn import ReadTxn
 
 _ACCMODE: Final = (READ, WRITE, READ | WRITE, READ | WRITE)
+#: Bits of open(2) that count here beside the access mode. The kernel sets _EXEC when a program is started.
+_O_TRUNC: Final = 0o1000
+_O_APPEND: Final = 0o2000
+_EXEC: Final = 0o40
 _DEPTH_MAX: Final = 1 << 20
 _new: Final = tuple.__new__
 
@@ -209,16 +214,25 @@ def access(txn: ReadTxn, ino: int, mask: int, cred: Cred) -> Inode:
 
 
 def open_check(txn: ReadTxn, ino: int, flags: int, cred: Cred = ROOT) -> Inode:
-    """The inode, if open(2) with these O_ACCMODE bits may open it: EISDIR for writing a directory, ELOOP for a symbolic
-    link, EACCES when enforcing."""
+    """The inode, if open(2) with these flags may open it: EISDIR for writing a directory, ELOOP for a symbolic link, EPERM
+    where the inode's flags forbid it, EACCES when enforcing."""
     inode = load(txn, ino)
-    mask = _ACCMODE[flags & 3]
+    mask = EXEC if flags & _EXEC else _ACCMODE[flags & 3]
     if inode.is_symlink:
         raise FsError(errno.ELOOP, f"inode {ino} is a symbolic link")
     if inode.is_dir and mask & WRITE:
         raise FsError(errno.EISDIR, f"inode {ino}")
+    if inode.flags and mask & WRITE:
+        _require_flags(inode, flags)
     require(inode, mask, cred)
     return inode
+
+
+def _require_flags(inode: Inode, flags: int) -> None:
+    """What is immutable is opened for reading only, what is append-only for writing at the end only."""
+    require_mutable(inode)
+    if inode.flags & APPEND and (not flags & _O_APPEND or flags & _O_TRUNC):
+        require_free(inode)
 
 
 def resolve(txn: ReadTxn, start: int, path: bytes) -> Inode:

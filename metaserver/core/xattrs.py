@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from metaserver.core import keys
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import require_free
 from metaserver.core.model import XATTR_NAME_MAX
 from metaserver.core.permission import READ, S_ISVTX, WRITE, is_owner, require, require_owner, require_root
 
@@ -40,7 +41,9 @@ def require_name(name: bytes) -> bytes:
 
 
 def require_change(inode: Inode, space: bytes, cred: Cred) -> None:
-    """EPERM or EACCES when `cred` may not set or remove attributes of this namespace."""
+    """EPERM or EACCES when `cred` may not set or remove attributes of this namespace, or when the inode's flags forbid it."""
+    if inode.flags:
+        require_free(inode)
     if space == USER:
         if not (inode.is_reg or inode.is_dir):
             raise FsError(errno.EPERM, "user attributes are for regular files and directories")

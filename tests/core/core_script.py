@@ -204,6 +204,28 @@ class Script:
         numbers = [int(word) if word not in ("now", "omit") else 0 for word in (atime, mtime)]
         return self.setattr(path, valid, at=numbers[0], mt=numbers[1])
 
+    def do_note_read(self, path: str, ago: str) -> str:
+        """A read so many seconds before the entry's time; negative: a reader's clock that is ahead."""
+        return self.setattr(path, SetAttrValid.READ, at=self.world.now_ns + (1 - int(ago)) * 1_000_000_000)
+
+    def do_touch(self, path: str) -> str:
+        """utimensat(2) without times, as the kernel sends it: four bits."""
+        both = SetAttrValid.ATIME | SetAttrValid.MTIME
+        return self.setattr(path, both | SetAttrValid.ATIME_NOW | SetAttrValid.MTIME_NOW)
+
+    def do_flags(self, path: str, letters: str) -> str:
+        """`i` immutable, `a` append-only, `d` nodump as lsattr(1) has them, `-` none, `x` one that is not known."""
+        numbers = {"i": 0x10, "a": 0x20, "d": 0x40, "x": 0x80, "-": 0}
+        return self.answer(e.SetFlags(self.ino(path), sum(numbers[one] for one in letters), self.cred), self.letters)
+
+    def do_lsattr(self, path: str) -> str:
+        return self.letters(Result(inode=reads.getattr(self.world.txn, self.ino(path))))
+
+    @staticmethod
+    def letters(result: Result) -> str:
+        assert result.inode is not None
+        return "".join(letter for letter, bit in (("i", 0x10), ("a", 0x20), ("d", 0x40)) if result.inode.flags & bit) or "-"
+
     def do_stat(self, path: str) -> str:
         inode = reads.getattr(self.world.txn, self.ino(path))
         return f"{self.describe(inode)} allocated={inode.allocated} parent={inode.parent}"

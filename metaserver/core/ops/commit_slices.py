@@ -3,7 +3,7 @@
 The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given
 or that is in the delete queue); their objects are durable already. One slice may serve several places of one chunk: small
 writes share an object. A slice of 0 makes a hole; a hole, too, grows the file to its end. An orphan may be written to:
-somebody has it open.
+somebody has it open. An immutable file may not (EPERM), whoever opened it before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from metaserver.core import birth, directory, extents, keys, usage, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import require_mutable
 from metaserver.core.model import CHUNK_BYTES, EXTENTS_MAX, FILE_SIZE_MAX, INLINE_MAX, INLINE_REACH, Extent
 from metaserver.core.permission import without_suid
 from metaserver.core.slices import put_chunk, release
@@ -43,6 +44,8 @@ def apply(txn: WriteTxn, ctx: Context, op: CommitSlices) -> Result:
     inode = load_for(txn, ctx, op.ino)
     if not inode.is_reg:
         raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL, f"inode {op.ino} is not a regular file")
+    if inode.flags:
+        require_mutable(inode)
     held = usage.ledger(txn, inode.volume)
     _require_slices(txn, op.slices, held.settings)
     laid = _lay(txn, inode, op.slices)

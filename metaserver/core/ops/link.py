@@ -1,7 +1,7 @@
 """link: one more name for a file of any type but a directory. Result: inode, parent.
 
 Precedence: ENOENT of the inode, then of the directory's lookup, EEXIST, EXDEV, EACCES, EPERM for a directory, ENOENT for
-an orphan (its last name went; nobody gives it a new one), EMLINK.
+an orphan (its last name went; nobody gives it a new one), EMLINK. One that is immutable or append-only gets no other name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from metaserver.core import directory, keys
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import require_free
 from metaserver.core.model import LINK_MAX
 from metaserver.core.naming import MAKE, require_name
 
@@ -31,6 +32,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Link) -> Result:
     if inode.volume != parent.volume:
         raise FsError(errno.EXDEV, f"inode {op.ino} is of another volume")
     directory.require_writable(parent, op.cred)
+    require_free(inode)
     if inode.is_dir:
         raise FsError(errno.EPERM, "a directory has one name")
     if not inode.nlink:

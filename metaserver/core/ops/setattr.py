@@ -3,6 +3,9 @@
 What Linux does beside the obvious: a chown of anything but a directory takes setuid, setgid and file capabilities away;
 so does a truncation by who is not root; a chmod by who is not in the file's group takes setgid away. A mode on a symbolic
 link is EOPNOTSUPP. With enforce, permission to write is asked for a truncation (an open descriptor is the client's word).
+
+Of an immutable inode nothing changes, of an append-only one the times to now (EPERM). READ, alone, is no change that anybody
+asked for: it moves the access time forward and leaves the rest, ctime too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from metaserver.core import directory, extents, usage, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result, SetAttrValid
 from metaserver.core.errors import FsError
+from metaserver.core.inode_flags import require_free, require_mutable
 from metaserver.core.model import CHUNK_BYTES, FILE_SIZE_MAX
 from metaserver.core.permission import (
     S_ISGID,
@@ -46,6 +50,7 @@ _ATIME_NOW: Final = int(SetAttrValid.ATIME_NOW)
 _MTIME_NOW: Final = int(SetAttrValid.MTIME_NOW)
 _CTIME: Final = int(SetAttrValid.CTIME)
 _KILL: Final = int(SetAttrValid.KILL_SUIDGID)
+_READ: Final = int(SetAttrValid.READ)
 _OWNERSHIP: Final = _UID | _GID
 _TIMES: Final = _ATIME | _MTIME | _ATIME_NOW | _MTIME_NOW
 _BOTH_NOW: Final = _ATIME_NOW | _MTIME_NOW
@@ -62,9 +67,13 @@ class Cut(NamedTuple):
 
 def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
     inode = load_for(txn, ctx, op.ino)
+    if op.valid & _READ:
+        return _note_read(txn, ctx, inode, op)
     valid = op.valid & _ALL
     if not valid:
         return Result(0, "", inode)
+    if inode.flags:
+        _require_flags(inode, valid)
     _require_size(inode, op, valid)
     if op.cred.enforce:
         _require_owner_rights(inode, op, valid)
@@ -80,6 +89,25 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
         _write_cut(txn, ctx, inode, cut)
     directory.store(txn, changed)
     return Result(0, "", changed)
+
+
+def _note_read(txn: WriteTxn, ctx: Context, inode: Inode, op: SetAttr) -> Result:
+    """Somebody read at op.atime_ns: the access time never goes back, nothing else moves, and no flag is in the way."""
+    if op.valid != _READ:
+        raise FsError(errno.EINVAL, "READ stands alone")
+    atime = min(op.atime_ns, ctx.now_ns)
+    if atime <= inode.atime_ns:
+        return Result(0, "", inode)
+    inode = inode._replace(atime_ns=atime, version=ctx.version)
+    directory.store(txn, inode)
+    return Result(0, "", inode)
+
+
+def _require_flags(inode: Inode, valid: int) -> None:
+    """Of what is append-only both times may be set to now, and nothing else."""
+    if valid & ~(_TIMES | _CTIME) or valid & _BOTH_NOW != _BOTH_NOW:
+        require_free(inode)
+    require_mutable(inode)
 
 
 def _require_size(inode: Inode, op: SetAttr, valid: int) -> None:
@@ -107,7 +135,7 @@ def _require_owner_rights(inode: Inode, op: SetAttr, valid: int) -> None:
     if valid & _MODE:
         require_owner(inode, cred)
     times = valid & _TIMES
-    if times == _BOTH_NOW:
+    if times & _BOTH_NOW == _BOTH_NOW:  # the kernel sets ATIME and MTIME as well
         if not owner and not allowed(inode, WRITE, cred):
             raise FsError(errno.EACCES, f"inode {inode.ino} is neither uid {cred.uid}'s nor writable")
     elif times:
