@@ -136,6 +136,15 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         _log.info("volume destroyed", volume=volume.name, inodes=removed, slices=slices)
         return admin_pb2.DestroyVolumeReply(inodes=removed, slices=slices)
 
+    @answering
+    async def SetVolume(self, request: admin_pb2.SetVolumeRequest, context: object) -> admin_pb2.Volume:
+        reign = self._reign()
+        await self._current()
+        volume = self._find(request.name)
+        _require(await reign.writes.call(ops.SetVolume(volume.id, request.settings_json)), volume.name)
+        _log.info("volume settings changed", volume=volume.name, changes=request.settings_json)
+        return self._volume(self._find(request.name))
+
     async def _forget_slices(self, reign: Reign, volume: Volume) -> int:
         """Take the slices of a volume that is gone off the delete queue: no session can attach to it and work them off. All
         their objects lie below `<volume>/` in its store, and whoever destroys a volume removes that."""

@@ -5,6 +5,7 @@ block_bytes      size of one object, a power of two
 inline_bytes     slices up to this size are kept in the metadata
 capacity_bytes   limit of the volume, 0 = none
 capacity_inodes  the same for inodes
+acl              whether POSIX ACLs are in force
 
 The server adds `uuid`, which nobody gives: it tells a volume from another that had the same name, store and slice numbers,
 when a cluster is made anew. Who caches a volume's data keeps it under this.
@@ -77,6 +78,15 @@ def _number(name: str, low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
+def _flag(name: str) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{name} must be true or false, not {value!r}")
+        return value
+
+    return check
+
+
 def _block_bytes(value: Any) -> int:
     size = _number("block_bytes", 64 << 10, CHUNK_BYTES)(value)
     if size & (size - 1):
@@ -90,6 +100,7 @@ _FIELDS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
     "inline_bytes": (4096, _number("inline_bytes", 0, INLINE_MAX)),
     "capacity_bytes": (0, _number("capacity_bytes", 0, 1 << 62)),
     "capacity_inodes": (0, _number("capacity_inodes", 0, 1 << 62)),
+    "acl": (True, _flag("acl")),
 }
 
 

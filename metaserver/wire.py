@@ -309,6 +309,10 @@ def _destroy_volume(i: raft_pb2.Item) -> ops.Op:
     return ops.DestroyVolume(i.destroy_volume.volume_id, i.destroy_volume.limit)
 
 
+def _set_volume(i: raft_pb2.Item) -> ops.Op:
+    return ops.SetVolume(i.set_volume.volume_id, i.set_volume.settings_json)
+
+
 def _reap(i: raft_pb2.Item) -> ops.Op:
     return ops.Reap(tuple([Ino(ino) for ino in i.reap.inodes]), i.reap.chunk_limit)
 
@@ -318,6 +322,7 @@ _SERVICE_OPS: Final[dict[str, Callable[[raft_pb2.Item], ops.Op]]] = {
     "close_session": _close_session,
     "create_volume": _create_volume,
     "destroy_volume": _destroy_volume,
+    "set_volume": _set_volume,
     "reap": _reap,
 }
 
@@ -343,6 +348,10 @@ def encode_service_op(item: raft_pb2.Item, op: ops.Op) -> None:
             item.destroy_volume.SetInParent()
             item.destroy_volume.volume_id = op.volume
             item.destroy_volume.limit = op.limit
+        case ops.SetVolume():
+            item.set_volume.SetInParent()
+            item.set_volume.volume_id = op.volume
+            item.set_volume.settings_json = op.settings_json
         case ops.Reap():
             item.reap.SetInParent()
             item.reap.inodes.extend(op.inodes)

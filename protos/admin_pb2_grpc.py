@@ -54,6 +54,11 @@ class AdminStub:
                 request_serializer=protos_dot_admin__pb2.DestroyVolumeRequest.SerializeToString,
                 response_deserializer=protos_dot_admin__pb2.DestroyVolumeReply.FromString,
                 _registered_method=True)
+        self.SetVolume = channel.unary_unary(
+                '/keelfs.admin.v1.Admin/SetVolume',
+                request_serializer=protos_dot_admin__pb2.SetVolumeRequest.SerializeToString,
+                response_deserializer=protos_dot_admin__pb2.Volume.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/keelfs.admin.v1.Admin/Status',
                 request_serializer=protos_dot_admin__pb2.StatusRequest.SerializeToString,
@@ -133,6 +138,12 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DestroyVolume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +242,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DestroyVolume,
                     request_deserializer=protos_dot_admin__pb2.DestroyVolumeRequest.FromString,
                     response_serializer=protos_dot_admin__pb2.DestroyVolumeReply.SerializeToString,
+            ),
+            'SetVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVolume,
+                    request_deserializer=protos_dot_admin__pb2.SetVolumeRequest.FromString,
+                    response_serializer=protos_dot_admin__pb2.Volume.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -396,6 +412,33 @@ class Admin:
             '/keelfs.admin.v1.Admin/DestroyVolume',
             protos_dot_admin__pb2.DestroyVolumeRequest.SerializeToString,
             protos_dot_admin__pb2.DestroyVolumeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keelfs.admin.v1.Admin/SetVolume',
+            protos_dot_admin__pb2.SetVolumeRequest.SerializeToString,
+            protos_dot_admin__pb2.Volume.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,7 @@ class AdminStub:
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListVolumesRequest, _admin_pb2.ListVolumesReply]
     GetVolume: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetVolumeRequest, _admin_pb2.Volume]
     DestroyVolume: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DestroyVolumeRequest, _admin_pb2.DestroyVolumeReply]
+    SetVolume: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetVolumeRequest, _admin_pb2.Volume]
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusReply]
     InodeInfo: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InodeInfoRequest, _admin_pb2.InodeInfoReply]
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointReply]
@@ -60,6 +61,7 @@ class AdminAsyncStub(AdminStub):
     ListVolumes: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListVolumesRequest, _admin_pb2.ListVolumesReply]  # type: ignore[assignment]
     GetVolume: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetVolumeRequest, _admin_pb2.Volume]  # type: ignore[assignment]
     DestroyVolume: _aio.UnaryUnaryMultiCallable[_admin_pb2.DestroyVolumeRequest, _admin_pb2.DestroyVolumeReply]  # type: ignore[assignment]
+    SetVolume: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetVolumeRequest, _admin_pb2.Volume]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusReply]  # type: ignore[assignment]
     InodeInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.InodeInfoRequest, _admin_pb2.InodeInfoReply]  # type: ignore[assignment]
     Checkpoint: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointReply]  # type: ignore[assignment]
@@ -106,6 +108,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DestroyVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DestroyVolumeReply, _abc.Awaitable[_admin_pb2.DestroyVolumeReply]]: ...
+
+    @_abc_1.abstractmethod
+    def SetVolume(
+        self,
+        request: _admin_pb2.SetVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Volume, _abc.Awaitable[_admin_pb2.Volume]]: ...
 
     @_abc_1.abstractmethod
     def Status(

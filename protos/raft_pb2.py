@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos import meta_pb2 as protos_dot_meta__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/raft.proto\x12\x0ekeelfs.raft.v1\x1a\x11protos/meta.proto\"?\n\x08LogEntry\x12\x0e\n\x06now_ns\x18\x01 \x01(\x10\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.keelfs.raft.v1.Item\"\xea\x02\n\x04Item\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\tacked_seq\x18\x03 \x01(\x04\x12)\n\x06\x63lient\x18\x04 \x01(\x0b\x32\x17.keelfs.meta.v1.RequestH\x00\x12\x33\n\x0copen_session\x18\n \x01(\x0b\x32\x1b.keelfs.raft.v1.OpenSessionH\x00\x12\x35\n\rclose_session\x18\x0b \x01(\x0b\x32\x1c.keelfs.raft.v1.CloseSessionH\x00\x12\x35\n\rcreate_volume\x18\x0c \x01(\x0b\x32\x1c.keelfs.raft.v1.CreateVolumeH\x00\x12\x37\n\x0e\x64\x65stroy_volume\x18\r \x01(\x0b\x32\x1d.keelfs.raft.v1.DestroyVolumeH\x00\x12$\n\x04reap\x18\x0e \x01(\x0b\x32\x14.keelfs.raft.v1.ReapH\x00\x42\x04\n\x02op\"N\n\x0bOpenSession\x12\x11\n\tvolume_id\x18\x01 \x01(\x04\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0c\n\x04root\x18\x04 \x01(\x06\"0\n\x0c\x43loseSession\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x02 \x01(\x08\"[\n\x0c\x43reateVolume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsettings_json\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04mode\x18\x05 \x01(\r\"1\n\rDestroyVolume\x12\x11\n\tvolume_id\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"+\n\x04Reap\x12\x0e\n\x06inodes\x18\x01 \x03(\x06\x12\x13\n\x0b\x63hunk_limit\x18\x02 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/raft.proto\x12\x0ekeelfs.raft.v1\x1a\x11protos/meta.proto\"?\n\x08LogEntry\x12\x0e\n\x06now_ns\x18\x01 \x01(\x10\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.keelfs.raft.v1.Item\"\x9b\x03\n\x04Item\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\tacked_seq\x18\x03 \x01(\x04\x12)\n\x06\x63lient\x18\x04 \x01(\x0b\x32\x17.keelfs.meta.v1.RequestH\x00\x12\x33\n\x0copen_session\x18\n \x01(\x0b\x32\x1b.keelfs.raft.v1.OpenSessionH\x00\x12\x35\n\rclose_session\x18\x0b \x01(\x0b\x32\x1c.keelfs.raft.v1.CloseSessionH\x00\x12\x35\n\rcreate_volume\x18\x0c \x01(\x0b\x32\x1c.keelfs.raft.v1.CreateVolumeH\x00\x12\x37\n\x0e\x64\x65stroy_volume\x18\r \x01(\x0b\x32\x1d.keelfs.raft.v1.DestroyVolumeH\x00\x12$\n\x04reap\x18\x0e \x01(\x0b\x32\x14.keelfs.raft.v1.ReapH\x00\x12/\n\nset_volume\x18\x0f \x01(\x0b\x32\x19.keelfs.raft.v1.SetVolumeH\x00\x42\x04\n\x02op\"N\n\x0bOpenSession\x12\x11\n\tvolume_id\x18\x01 \x01(\x04\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0c\n\x04root\x18\x04 \x01(\x06\"0\n\x0c\x43loseSession\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\x02 \x01(\x08\"[\n\x0c\x43reateVolume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rsettings_json\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04mode\x18\x05 \x01(\r\"1\n\rDestroyVolume\x12\x11\n\tvolume_id\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"5\n\tSetVolume\x12\x11\n\tvolume_id\x18\x01 \x01(\x04\x12\x15\n\rsettings_json\x18\x02 \x01(\t\"+\n\x04Reap\x12\x0e\n\x06inodes\x18\x01 \x03(\x06\x12\x13\n\x0b\x63hunk_limit\x18\x02 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGENTRY']._serialized_start=56
   _globals['_LOGENTRY']._serialized_end=119
   _globals['_ITEM']._serialized_start=122
-  _globals['_ITEM']._serialized_end=484
-  _globals['_OPENSESSION']._serialized_start=486
-  _globals['_OPENSESSION']._serialized_end=564
-  _globals['_CLOSESESSION']._serialized_start=566
-  _globals['_CLOSESESSION']._serialized_end=614
-  _globals['_CREATEVOLUME']._serialized_start=616
-  _globals['_CREATEVOLUME']._serialized_end=707
-  _globals['_DESTROYVOLUME']._serialized_start=709
-  _globals['_DESTROYVOLUME']._serialized_end=758
-  _globals['_REAP']._serialized_start=760
-  _globals['_REAP']._serialized_end=803
+  _globals['_ITEM']._serialized_end=533
+  _globals['_OPENSESSION']._serialized_start=535
+  _globals['_OPENSESSION']._serialized_end=613
+  _globals['_CLOSESESSION']._serialized_start=615
+  _globals['_CLOSESESSION']._serialized_end=663
+  _globals['_CREATEVOLUME']._serialized_start=665
+  _globals['_CREATEVOLUME']._serialized_end=756
+  _globals['_DESTROYVOLUME']._serialized_start=758
+  _globals['_DESTROYVOLUME']._serialized_end=807
+  _globals['_SETVOLUME']._serialized_start=809
+  _globals['_SETVOLUME']._serialized_end=862
+  _globals['_REAP']._serialized_start=864
+  _globals['_REAP']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

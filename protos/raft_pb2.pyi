@@ -56,6 +56,7 @@ class Item(_message.Message):
     CREATE_VOLUME_FIELD_NUMBER: _builtins.int
     DESTROY_VOLUME_FIELD_NUMBER: _builtins.int
     REAP_FIELD_NUMBER: _builtins.int
+    SET_VOLUME_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     """0 = the service itself"""
     seq: _builtins.int
@@ -74,6 +75,8 @@ class Item(_message.Message):
     def destroy_volume(self) -> Global___DestroyVolume: ...
     @_builtins.property
     def reap(self) -> Global___Reap: ...
+    @_builtins.property
+    def set_volume(self) -> Global___SetVolume: ...
     def __init__(
         self,
         *,
@@ -86,12 +89,13 @@ class Item(_message.Message):
         create_volume: Global___CreateVolume | None = ...,
         destroy_volume: Global___DestroyVolume | None = ...,
         reap: Global___Reap | None = ...,
+        set_volume: Global___SetVolume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "close_session", b"close_session", "create_volume", b"create_volume", "destroy_volume", b"destroy_volume", "op", b"op", "open_session", b"open_session", "reap", b"reap"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "close_session", b"close_session", "create_volume", b"create_volume", "destroy_volume", b"destroy_volume", "op", b"op", "open_session", b"open_session", "reap", b"reap", "set_volume", b"set_volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_seq", b"acked_seq", "client", b"client", "close_session", b"close_session", "create_volume", b"create_volume", "destroy_volume", b"destroy_volume", "op", b"op", "open_session", b"open_session", "reap", b"reap", "seq", b"seq", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_seq", b"acked_seq", "client", b"client", "close_session", b"close_session", "create_volume", b"create_volume", "destroy_volume", b"destroy_volume", "op", b"op", "open_session", b"open_session", "reap", b"reap", "seq", b"seq", "session", b"session", "set_volume", b"set_volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["client", "open_session", "close_session", "create_volume", "destroy_volume", "reap"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["client", "open_session", "close_session", "create_volume", "destroy_volume", "reap", "set_volume"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -199,6 +203,28 @@ class DestroyVolume(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DestroyVolume: _TypeAlias = DestroyVolume  # noqa: Y015
+
+@_typing.final
+class SetVolume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_JSON_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.int
+    settings_json: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.int = ...,
+        settings_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings_json", b"settings_json", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVolume: _TypeAlias = SetVolume  # noqa: Y015
 
 @_typing.final
 class Reap(_message.Message):

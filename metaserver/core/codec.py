@@ -3,8 +3,8 @@
 Decoding checks length and version and raises CorruptState, so damage is never read as data. What carries no version byte
 (symlink targets, attribute values, inline bytes) is the user's own bytes. The extents of a chunk are in extents.py.
 
-The inode is the hottest value: 91 bytes (95 with extended attributes), its number only in the key, and one field for
-what only one type of file has.
+The inode is the hottest value: 91 bytes (95 with extended attributes, 115 with ACLs or flags), its number only in the key, and
+one field for what only one type of file has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DIR: Final = 0o040000
 # version, mode, uid, gid, nlink, size, volume, parent, of the type, atime, mtime, ctime, btime, version, data_version
 _INODE: Final = struct.Struct(">BHIIIQIQQqqqqQQ")
 _INODE_XATTR: Final = struct.Struct(">BHIIIQIQQqqqqQQI")
-_INODE_FULL: Final = struct.Struct(">BHIIIQIQQqqqqQQIIII")
+_INODE_FULL: Final = struct.Struct(">BHIIIQIQQqqqqQQIQQI")
 _INODE_BYTES: Final = _INODE.size
 _INODE_XATTR_BYTES: Final = _INODE_XATTR.size
 _INODE_FULL_BYTES: Final = _INODE_FULL.size
@@ -50,6 +50,10 @@ _COUNT: Final = struct.Struct(">BI")
 _ACKED: Final = struct.Struct(">BQI")
 _DOOMED: Final = struct.Struct(">BIIq")
 _LEDGER: Final = struct.Struct(">BQQQQI")
+#: Of a volume that has something switched off: bits of what.
+_LEDGER_WITHOUT: Final = struct.Struct(">BQQQQIB")
+_WITHOUT_ACL: Final = 1
+_ACL: Final = struct.Struct(">BQ")
 _PAIR: Final = struct.Struct(">QQ")
 
 
@@ -73,6 +77,13 @@ class Ledger(NamedTuple):
 
     usage: Usage
     settings: Settings
+
+
+class KeptAcl(NamedTuple):
+    """An access control list and how many uses inodes make of it."""
+
+    uses: int
+    value: bytes
 
 
 def _unpack(layout: struct.Struct, value: bytes, what: str) -> tuple[int, ...]:
@@ -193,12 +204,29 @@ def decode_doomed(value: bytes) -> Doomed:
 
 def encode_ledger(ledger: Ledger) -> bytes:
     usage, settings = ledger
-    return _LEDGER.pack(VERSION, usage.bytes, usage.inodes, *settings)
+    if settings.acl:
+        return _LEDGER.pack(VERSION, usage.bytes, usage.inodes, *settings[:3])
+    return _LEDGER_WITHOUT.pack(VERSION, usage.bytes, usage.inodes, *settings[:3], _WITHOUT_ACL)
 
 
 def decode_ledger(value: bytes) -> Ledger:
-    used, inodes, capacity, capacity_inodes, inline = _unpack(_LEDGER, value, "ledger")
-    return Ledger(Usage(used, inodes), Settings(capacity, capacity_inodes, inline))
+    if len(value) == _LEDGER.size:
+        used, inodes, capacity, capacity_inodes, inline = _unpack(_LEDGER, value, "ledger")
+        return Ledger(Usage(used, inodes), Settings(capacity, capacity_inodes, inline))
+    used, inodes, capacity, capacity_inodes, inline, without = _unpack(_LEDGER_WITHOUT, value, "ledger")
+    if without != _WITHOUT_ACL:
+        raise _corrupt("ledger", value)
+    return Ledger(Usage(used, inodes), Settings(capacity, capacity_inodes, inline, acl=False))
+
+
+def encode_acl(uses: int, value: bytes) -> bytes:
+    return _ACL.pack(VERSION, uses) + value
+
+
+def decode_acl(value: bytes) -> KeptAcl:
+    if len(value) <= _ACL.size or value[0] != VERSION:
+        raise _corrupt("access control list", value)
+    return KeptAcl(_ACL.unpack_from(value)[1], value[_ACL.size :])
 
 
 def encode_ranges(ranges: list[tuple[int, int]]) -> bytes:

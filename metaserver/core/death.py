@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from metaserver.core import extents, keys, usage
+from metaserver.core import acl_store, extents, keys, usage
 from metaserver.core.slices import release
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def remove(txn: WriteTxn, ctx: Context, inode: Inode) -> Toll:
     if inode.xattr_bytes:
         for key in [key for key, _ in txn.scan(keys.xattrs(inode.ino))]:
             txn.delete(key)
+        acl_store.disuse_all(txn, inode)
     if inode.is_symlink:
         txn.delete(keys.symlink(inode.ino))
     txn.delete(keys.orphan(inode.ino))

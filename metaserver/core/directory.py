@@ -31,7 +31,7 @@ def enter(txn: ReadTxn, ctx: Context, ino: int, cred: Cred) -> Inode:
     if inode[1] & 0o170000 != 0o040000:
         raise FsError(errno.ENOTDIR, f"inode {ino}")
     if cred.enforce:
-        require(inode, EXEC, cred)
+        require(txn, inode, EXEC, cred)
     return inode
 
 
@@ -53,17 +53,17 @@ def require_free(txn: ReadTxn, parent: Inode, name: bytes, dots: tuple[int, int]
     require_name(name, dots)
     if txn.get(keys.dentry(parent.ino, name)) is not None:
         raise FsError(errno.EEXIST, f"the name exists in directory {parent.ino}")
-    require_writable(parent, cred)
+    require_writable(txn, parent, cred)
 
 
-def require_writable(parent: Inode, cred: Cred) -> None:
+def require_writable(txn: ReadTxn, parent: Inode, cred: Cred) -> None:
     """ENOENT in a directory that was removed, EPERM in an immutable one, EACCES without write permission."""
     if not parent[4]:
         raise FsError(errno.ENOENT, f"directory {parent.ino} was removed")
     if parent[20]:
         require_mutable(parent)
     if cred.enforce:
-        require(parent, WRITE | EXEC, cred)
+        require(txn, parent, WRITE | EXEC, cred)
 
 
 def is_empty(txn: ReadTxn, ino: int) -> bool:

@@ -288,6 +288,12 @@ class DestroyVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class SetVolume:
+    volume: int
+    settings_json: str  # those that change
+
+
+@dataclass(frozen=True, slots=True)
 class Reap:
     """Remove orphans (no name left) that no session holds open, as the leader knows. One that has more than `chunk_limit`
     chunks loses that many and stays; one that got a name again or is gone is passed over."""
@@ -321,6 +327,7 @@ Op = (
     | CloseSession
     | CreateVolume
     | DestroyVolume
+    | SetVolume
     | Reap
 )
 

@@ -6,12 +6,13 @@ the decoded state that yields what breaks it; the table at the end gives the num
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import codec, extents, keys, usage
-from metaserver.core.errors import CorruptState
+from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, usage, xattrs
+from metaserver.core.errors import CorruptState, FsError
 from metaserver.core.model import (
     CHUNK_BYTES,
     FIRST_COOKIE,
@@ -62,6 +63,8 @@ class _State:
         self.names: dict[str, int] = {}
         self.ledgers: dict[int, codec.Ledger] = {}
         self.counters: dict[bytes, int] = {}
+        self.acls: dict[int, codec.KeptAcl] = {}
+        self.acl_numbers: dict[bytes, int] = {}
         self.damage: list[str] = []
         self.names_of: Counter[int] = Counter()
         self.subdirs_of: Counter[int] = Counter()
@@ -147,6 +150,12 @@ class _State:
     def read_counter(self, key: bytes, value: bytes) -> None:
         self.counters[key] = codec.decode_counter(value)
 
+    def read_acl(self, key: bytes, value: bytes) -> None:
+        self.acls[keys.number_at(key)] = codec.decode_acl(value)
+
+    def read_acl_number(self, key: bytes, value: bytes) -> None:
+        self.acl_numbers[key[1:]] = codec.decode_counter(value)
+
     def read_meta(self, key: bytes, value: bytes) -> None:
         if key == keys.FORMAT and codec.decode_counter(value) != codec.FORMAT_VERSION:
             raise CorruptState("another format")
@@ -173,6 +182,8 @@ _READERS: Final[dict[bytes, Callable[[_State, bytes, bytes], None]]] = {
     keys.VOLUME_NAME: _State.read_name,
     keys.LEDGER: _State.read_ledger,
     keys.COUNTER: _State.read_counter,
+    keys.ACL: _State.read_acl,
+    keys.ACL_NUMBER: _State.read_acl_number,
     keys.META: _State.read_meta,
 }
 
@@ -358,6 +369,7 @@ def _counters(state: _State) -> Iterator[str]:
         keys.NEXT_SLICE: [*in_use, *state.doomed],
         keys.NEXT_SESSION: [*state.sessions],
         keys.NEXT_VOLUME: [*state.volumes],
+        keys.NEXT_ACL: [*state.acls],
     }
     for key, numbers in given.items():
         following = state.counters.get(key, keys.FIRST_NUMBER[key])
@@ -395,13 +407,14 @@ def _leases(state: _State) -> Iterator[str]:
 
 
 def _attributes(state: _State) -> Iterator[str]:
-    """Attributes belong to an inode, which knows the length of their list."""
+    """Attributes belong to an inode, which knows the length of their list, in which ACLs are."""
     listed: Counter[int] = Counter()
     for ino, name in state.xattrs:
         listed[ino] += len(name) + 1
         if ino not in state.inodes:
             yield f"attribute {name!r} belongs to inode {ino}, which is missing"
     for ino, inode in state.inodes.items():
+        listed[ino] += sum(xattrs.listed(name) for name in acl.NAMES if acl_change.number_of(inode, name))
         if inode.xattr_bytes != listed[ino]:
             yield f"inode {ino} lists {inode.xattr_bytes} bytes of attribute names, {listed[ino]} are there"
 
@@ -426,6 +439,50 @@ def _volumes(state: _State) -> Iterator[str]:
             yield f"volume {number} has root {root}"
 
 
+def _acl_uses(state: _State) -> Iterator[str]:
+    """An ACL is kept with the number of the uses that inodes make of it, and not without one."""
+    used = Counter(number for inode in state.inodes.values() for number in (inode.acl, inode.default_acl) if number)
+    for number in used.keys() | state.acls.keys():
+        held = state.acls.get(number)
+        if held is None or held.uses != used[number]:
+            yield f"ACL {number} is used {used[number]} times, kept as {held}"
+
+
+def _acl_values(state: _State) -> Iterator[str]:
+    """An ACL is a good one, in the one form that it has, kept once, and found by its bytes."""
+    for number, held in state.acls.items():
+        try:
+            entries = acl.decode(held.value)
+            acl.require_valid(entries)
+        except FsError as refusal:
+            yield f"ACL {number}: {refusal}"
+            continue
+        if acl.encode(entries) != held.value:
+            yield f"ACL {number} has ids where none count"
+    found = {number: digest for digest, number in state.acl_numbers.items()}
+    if found != {number: acl_store.digest(held.value) for number, held in state.acls.items()}:
+        yield f"ACLs {sorted(state.acls)} are found by their bytes as {sorted(found)}"
+
+
+def _acl_modes(state: _State) -> Iterator[str]:
+    """An access ACL says more than a mode can, and the mode's permission bits are what it says: the group's its mask."""
+    for ino, inode in state.inodes.items():
+        held = state.acls.get(inode.acl)
+        if held is None:
+            continue
+        with contextlib.suppress(FsError):  # which is another invariant's to tell
+            entries = acl.decode(held.value)
+            if not acl.says_more(entries) or acl.mode_bits(entries) != inode.mode & 0o777:
+                yield f"inode {ino} has mode {inode.mode:o} and ACL {entries}"
+
+
+def _acl_places(state: _State) -> Iterator[str]:
+    """A default ACL is a directory's, and a symbolic link has none at all."""
+    for ino, inode in state.inodes.items():
+        if (inode.default_acl and not inode.is_dir) or (inode.acl and inode.is_symlink):
+            yield f"inode {ino} of mode {inode.mode:o} has ACLs {inode.acl} and {inode.default_acl}"
+
+
 #: The numbers are those of docs/INVARIANTS.md and are never given to another rule.
 RULES: Final[dict[int, Callable[[_State], Iterator[str]]]] = {
     1: _decodable,
@@ -448,4 +505,8 @@ RULES: Final[dict[int, Callable[[_State], Iterator[str]]]] = {
     18: _attributes,
     19: _symlinks,
     20: _volumes,
+    21: _acl_uses,
+    22: _acl_values,
+    23: _acl_modes,
+    24: _acl_places,
 }

@@ -40,6 +40,8 @@ LEASE: Final = b"G"
 VOLUME: Final = b"V"
 VOLUME_NAME: Final = b"W"
 LEDGER: Final = b"U"
+ACL: Final = b"Z"
+ACL_NUMBER: Final = b"J"
 COUNTER: Final = b"N"
 META: Final = b"M"
 
@@ -62,6 +64,8 @@ TABLE: Final = (
     Kind(VOLUME, "volume", "volume u32", "name, root, settings, time created, state"),
     Kind(VOLUME_NAME, "volume by name", "name", "volume u32"),
     Kind(LEDGER, "usage and limits of a volume", "volume u32", "bytes, inodes; capacity bytes, inodes; inline bytes"),
+    Kind(ACL, "access control list", "number u64", "version u8, uses u64, the list as its attribute has it"),
+    Kind(ACL_NUMBER, "access control list by value", "SHA-256 of the list", "number u64"),
     Kind(COUNTER, "counter", "one byte", "the next number to give, u64"),
     Kind(META, "about the state itself", "name", "the format of the state; the time of the last entry, ns"),
 )
@@ -71,7 +75,8 @@ NEXT_INO: Final = b"Ni"
 NEXT_SLICE: Final = b"Ns"
 NEXT_SESSION: Final = b"Nc"
 NEXT_VOLUME: Final = b"Nv"
-FIRST_NUMBER: Final = {NEXT_INO: 2, NEXT_SLICE: 1, NEXT_SESSION: 1, NEXT_VOLUME: 1}
+NEXT_ACL: Final = b"Na"
+FIRST_NUMBER: Final = {NEXT_INO: 2, NEXT_SLICE: 1, NEXT_SESSION: 1, NEXT_VOLUME: 1, NEXT_ACL: 1}
 
 FORMAT: Final = b"Mformat"
 TIME: Final = b"Mtime"  # of the last entry, ns
@@ -174,6 +179,14 @@ def volume_name(name: str) -> bytes:
 
 def ledger(number: int) -> bytes:
     return _VOLUME(LEDGER, number)
+
+
+def acl(number: int) -> bytes:
+    return _ONE(ACL, number)
+
+
+def acl_number(digest: bytes) -> bytes:
+    return ACL_NUMBER + digest
 
 
 def number_at(key: bytes, offset: int = 1) -> int:

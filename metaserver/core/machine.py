@@ -41,6 +41,7 @@ from metaserver.core.ops import (
     rmdir,
     set_flags,
     set_lock,
+    set_volume,
     set_xattr,
     setattr,
     symlink,
@@ -80,6 +81,7 @@ OPS: Final[dict[type, Callable[[WriteTxn, Context, Any], Result]]] = {
     entry.CloseSession: close_session.apply,
     entry.CreateVolume: create_volume.apply,
     entry.DestroyVolume: destroy_volume.apply,
+    entry.SetVolume: set_volume.apply,
     entry.Reap: reap.apply,
 }
 

@@ -129,3 +129,4 @@ class Settings(NamedTuple):
     capacity_bytes: int  # 0 = no limit
     capacity_inodes: int
     inline_bytes: int
+    acl: bool = True  # POSIX ACLs are in force; off, those that there are wait

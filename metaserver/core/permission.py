@@ -1,4 +1,4 @@
-"""Who may do what: mode bits, ownership and the sticky bit, as Linux decides them without ACLs and capabilities.
+"""Who may do what: mode bits, ACLs, ownership and the sticky bit, as Linux decides them without capabilities.
 
 Every function takes a Cred and says nothing when it does not enforce: then the caller's kernel has checked already. uid 0
 stands for all capabilities; like CAP_DAC_OVERRIDE it may execute only what somebody may execute, and search any directory.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from metaserver.core import acl, acl_store, usage
 from metaserver.core.errors import FsError
 from metaserver.core.inode_flags import APPEND, require_free, require_mutable
 
 if TYPE_CHECKING:
     from metaserver.core.entry import Cred
     from metaserver.core.model import Inode
+    from metaserver.core.txn import ReadTxn
 
 READ: Final = 4
 WRITE: Final = 2
@@ -25,6 +27,7 @@ S_ISGID: Final = 0o2000
 S_ISVTX: Final = 0o1000
 _ANY_EXEC: Final = 0o111
 _GROUP_EXEC: Final = 0o010
+_GROUP_BITS: Final = 0o070
 
 
 def in_group(cred: Cred, gid: int) -> bool:
@@ -36,21 +39,25 @@ def is_owner(inode: Inode, cred: Cred) -> bool:
     return cred.uid in (0, inode.uid)
 
 
-def allowed(inode: Inode, mask: int, cred: Cred) -> bool:
-    """Whether the mode grants all of `mask`, whether or not the cred enforces."""
+def allowed(txn: ReadTxn, inode: Inode, mask: int, cred: Cred) -> bool:
+    """Whether mode and ACL grant all of `mask`, whether or not the cred enforces."""
     mode = inode.mode
     if cred.uid == 0:
         return not mask & EXEC or inode.is_dir or bool(mode & _ANY_EXEC)
     if cred.uid == inode.uid:
         return (mode >> 6) & mask == mask
+    # As Linux: with an empty mask the list is not looked at, and whom it names is one of the others.
+    if inode.acl and mode & _GROUP_BITS and usage.ledger(txn, inode.volume).settings.acl:
+        found = acl_store.load(txn, inode.acl)
+        return acl.permits(found, mask, cred.uid, inode.gid, lambda gid: in_group(cred, gid))
     if in_group(cred, inode.gid):
         return (mode >> 3) & mask == mask
     return mode & mask == mask
 
 
-def require(inode: Inode, mask: int, cred: Cred) -> None:
-    """EACCES unless the mode grants all of `mask`."""
-    if cred.enforce and not allowed(inode, mask, cred):
+def require(txn: ReadTxn, inode: Inode, mask: int, cred: Cred) -> None:
+    """EACCES unless mode and ACL grant all of `mask`."""
+    if cred.enforce and not allowed(txn, inode, mask, cred):
         raise FsError(errno.EACCES, f"inode {inode.ino}: mode {inode.mode & 0o7777:o} refuses uid {cred.uid} access {mask}")
 
 
@@ -65,18 +72,18 @@ def require_root(cred: Cred, what: str) -> None:
         raise FsError(errno.EPERM, f"{what} needs root")
 
 
-def require_removal(directory: Inode, victim: Inode, cred: Cred) -> None:
+def require_removal(txn: ReadTxn, directory: Inode, victim: Inode, cred: Cred) -> None:
     """A name may be taken from a directory by who may write there; from a sticky one only by the owner of either; from one
     that is append-only, or of what is immutable or append-only, by nobody."""
     if directory.flags or victim.flags:
         require_mutable(directory)
-        require(directory, WRITE | EXEC, cred)
+        require(txn, directory, WRITE | EXEC, cred)
         if directory.flags & APPEND:
             require_free(directory)
         require_free(victim)
     if not cred.enforce:
         return
-    require(directory, WRITE | EXEC, cred)
+    require(txn, directory, WRITE | EXEC, cred)
     if directory.mode & S_ISVTX and cred.uid not in (0, victim.uid, directory.uid):
         raise FsError(errno.EPERM, f"directory {directory.ino} is sticky and inode {victim.ino} is another's")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import codec, extents, keys, xattrs
+from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, usage, xattrs
 from metaserver.core.context import load, load_known
 from metaserver.core.directory import find, find_existing, link_counts
 from metaserver.core.entry import ROOT, Cred
@@ -98,7 +98,7 @@ def lookup(txn: ReadTxn, parent: int, name: bytes, cred: Cred = ROOT) -> Inode:
 def _lookup_checked(txn: ReadTxn, parent: int, name: bytes, cred: Cred) -> Inode:
     """The long way, which also looks at the directory itself."""
     directory = _require_directory(txn, parent)
-    require(directory, EXEC, cred)
+    require(txn, directory, EXEC, cred)
     if name == b".":
         return directory
     if name == b"..":
@@ -134,7 +134,7 @@ def readdir(txn: ReadTxn, ino: int, after: int, limit: int, attrs: bool = False,
     """At most `limit` entries whose cookie is greater than `after`. Cookies start at model.FIRST_COOKIE; "." and ".."
     are not listed."""
     directory = _require_directory(txn, ino)
-    require(directory, READ, cred)
+    require(txn, directory, READ, cred)
     if limit < 1:
         raise FsError(errno.EINVAL, "limit is at least 1")
     entries: list[DirEntry] = []
@@ -189,7 +189,9 @@ def getxattr(txn: ReadTxn, ino: int, name: bytes, cred: Cred = ROOT) -> bytes:
     """The value; ENODATA when there is none."""
     space = xattrs.require_name(name)
     inode = load(txn, ino)
-    xattrs.require_sight(inode, space, cred)
+    xattrs.require_sight(txn, inode, space, cred)
+    if name in acl.NAMES:
+        return _acl(txn, inode, name)
     value = txn.get(keys.xattr(ino, name)) if inode.xattr_bytes else None
     if value is None:
         raise FsError(errno.ENODATA, "the attribute does not exist")
@@ -198,9 +200,20 @@ def getxattr(txn: ReadTxn, ino: int, name: bytes, cred: Cred = ROOT) -> bytes:
 
 def listxattr(txn: ReadTxn, ino: int) -> list[bytes]:
     """The names, in byte order."""
-    if not load(txn, ino).xattr_bytes:
+    inode = load(txn, ino)
+    if not inode.xattr_bytes:
         return []
-    return [key[9:] for key, _ in txn.scan(keys.xattrs(ino))]
+    names = [key[9:] for key, _ in txn.scan(keys.xattrs(ino))]
+    lists = [name for name in acl.NAMES if acl_change.number_of(inode, name)]
+    return sorted(names + lists) if lists and usage.ledger(txn, inode.volume).settings.acl else names
+
+
+def _acl(txn: ReadTxn, inode: Inode, name: bytes) -> bytes:
+    acl_change.require_support(txn, inode)
+    number = acl_change.number_of(inode, name)
+    if not number:
+        raise FsError(errno.ENODATA, "the inode has no such ACL")
+    return acl_store.kept(txn, number).value
 
 
 def access(txn: ReadTxn, ino: int, mask: int, cred: Cred) -> Inode:
@@ -208,7 +221,7 @@ def access(txn: ReadTxn, ino: int, mask: int, cred: Cred) -> Inode:
     inode = load(txn, ino)
     if mask & ~7:
         raise FsError(errno.EINVAL, f"access mask {mask:#x}")
-    if not allowed(inode, mask, cred):
+    if not allowed(txn, inode, mask, cred):
         raise FsError(errno.EACCES, f"inode {ino}: mode {inode.mode & 0o7777:o} refuses uid {cred.uid} access {mask}")
     return inode
 
@@ -224,7 +237,7 @@ def open_check(txn: ReadTxn, ino: int, flags: int, cred: Cred = ROOT) -> Inode:
         raise FsError(errno.EISDIR, f"inode {ino}")
     if inode.flags and mask & WRITE:
         _require_flags(inode, flags)
-    require(inode, mask, cred)
+    require(txn, inode, mask, cred)
     return inode
 
 

@@ -2,7 +2,8 @@
 
 `user.` lives on regular files and directories only, on a sticky directory for its owner; `trusted.` is root's; `security.`
 and `system.` are kept as bytes (the kernel gives them meaning). An inode knows the length of its list
-(`Inode.xattr_bytes`), so that a limit is checked and an inode without any is removed without a scan.
+(`Inode.xattr_bytes`), so that a limit is checked and an inode without any is removed without a scan. ACLs count there too,
+but are no attributes otherwise (acl_change.py).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def require_name(name: bytes) -> bytes:
     raise FsError(errno.EOPNOTSUPP, "an attribute's namespace is user, trusted, security or system")
 
 
-def require_change(inode: Inode, space: bytes, cred: Cred) -> None:
+def require_change(txn: ReadTxn, inode: Inode, space: bytes, cred: Cred) -> None:
     """EPERM or EACCES when `cred` may not set or remove attributes of this namespace, or when the inode's flags forbid it."""
     if inode.flags:
         require_free(inode)
@@ -49,19 +50,19 @@ def require_change(inode: Inode, space: bytes, cred: Cred) -> None:
             raise FsError(errno.EPERM, "user attributes are for regular files and directories")
         if cred.enforce and inode.is_dir and inode.mode & S_ISVTX and not is_owner(inode, cred):
             raise FsError(errno.EPERM, f"directory {inode.ino} is sticky and belongs to uid {inode.uid}")
-        require(inode, WRITE, cred)
+        require(txn, inode, WRITE, cred)
     elif space == SYSTEM:
         require_owner(inode, cred)
     else:
         require_root(cred, f"{space.decode()}* attributes")
 
 
-def require_sight(inode: Inode, space: bytes, cred: Cred) -> None:
+def require_sight(txn: ReadTxn, inode: Inode, space: bytes, cred: Cred) -> None:
     """ENODATA for what `cred` may not know of, EACCES for what it may not read."""
     if space == USER:
         if not (inode.is_reg or inode.is_dir):
             raise FsError(errno.ENODATA, "user attributes are for regular files and directories")
-        require(inode, READ, cred)
+        require(txn, inode, READ, cred)
     elif space == TRUSTED and cred.enforce and cred.uid != 0:
         raise FsError(errno.ENODATA, "trusted attributes are root's")
 

@@ -26,6 +26,21 @@ class User:
     groups: tuple[int, ...] = ()
 
 
+#: Who may what: "u", "g", "m", "o" as in a mode and the mask, "u1000" and "g1000" by name. Empty: there is no list.
+Acl = dict[str, int]
+
+
+def bits_of(acl: Acl) -> int:
+    return acl["u"] << 6 | acl.get("m", acl["g"]) << 3 | acl["o"]
+
+
+def cut(acl: Acl, perm: int, keep: int) -> Acl:
+    """The list with what a mode says: of its own bits, those of `keep` stay where `perm` has them too."""
+    group = "m" if "m" in acl else "g"
+    said = {"u": perm >> 6 & 7, group: perm >> 3 & 7, "o": perm & 7}
+    return {who: said[who] & (mine | ~keep) if who in said else mine for who, mine in acl.items()}
+
+
 @dataclass(eq=False)
 class Node:
     kind: int
@@ -39,6 +54,8 @@ class Node:
     target: bytes = b""
     size: int = 0
     attributes: dict[bytes, bytes] = field(default_factory=dict)
+    acl: Acl = field(default_factory=dict)
+    default: Acl = field(default_factory=dict)
     atime: int = 0
     mtime: int = 0
     ctime: int = 0
@@ -53,8 +70,19 @@ class Node:
     def may(self, user: User, bits: int) -> bool:
         if user.uid == 0:
             return self.is_dir or not bits & 1 or self.perm & 0o111 != 0
+        if user.uid != self.uid and self.acl and self.perm & 0o070:
+            return self.listed(user, bits)
         shift = 6 if user.uid == self.uid else 3 if self.gid in (user.gid, *user.groups) else 0
         return (self.perm >> shift) & bits == bits
+
+    def listed(self, user: User, bits: int) -> bool:
+        rights = {who: perm & self.acl["m"] for who, perm in self.acl.items() if who not in ("u", "m", "o")}
+        mine = [f"g{gid}" for gid in (user.gid, *user.groups)] + ["g"] * (self.gid in (user.gid, *user.groups))
+        if f"u{user.uid}" in rights:
+            return rights[f"u{user.uid}"] & bits == bits
+        if any(who in rights for who in mine):
+            return any(rights[who] & bits == bits for who in mine if who in rights)
+        return self.acl["o"] & bits == bits
 
 
 class Tree:
@@ -145,6 +173,11 @@ class Tree:
                 node.perm |= stat.S_ISGID
             elif perm & 0o2010 == 0o2010 and user.uid and where.gid not in (user.gid, *user.groups):
                 node.perm &= ~stat.S_ISGID
+        if where.default and kind != stat.S_IFLNK:
+            mine = cut(where.default, node.perm, 7)
+            node.perm = node.perm & ~0o777 | bits_of(mine)
+            node.acl = mine if "m" in mine else {}
+            node.default = where.default if node.is_dir else {}
         self.nodes.append(node)
         where.names[name] = node
         where.mtime = where.ctime = now
@@ -247,6 +280,7 @@ class Tree:
         if user.uid and node.gid not in (user.gid, *user.groups):
             perm &= ~stat.S_ISGID
         node.perm = perm
+        node.acl = cut(node.acl, perm, 0)
         node.ctime = now
 
     def chown(self, node: Node, uid: int, gid: int, user: User, now: int) -> None:
@@ -309,6 +343,25 @@ class Tree:
             raise No(errno.EPERM)
         if not node.may(user, 2):
             raise No(errno.EACCES)
+
+    def set_acl(self, node: Node, acl: Acl, default: bool, user: User, now: int) -> None:
+        if node.kind == stat.S_IFLNK:
+            raise No(errno.EOPNOTSUPP)
+        if default and acl and not node.is_dir:
+            raise No(errno.EACCES)
+        if user.uid not in (0, node.uid):
+            raise No(errno.EPERM)
+        if not acl and not (node.default if default else node.acl):
+            return
+        node.ctime = now
+        if default:
+            node.default = acl
+            return
+        node.acl = acl if "m" in acl else {}
+        if acl:
+            node.perm = node.perm & ~0o777 | bits_of(acl)
+            if user.uid and node.gid not in (user.gid, *user.groups):
+                node.perm &= ~stat.S_ISGID
 
     def slices(self) -> set[int]:
         return {slice_id for node in self.nodes for slice_id, _ in node.bytes.values()}

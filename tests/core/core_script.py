@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from core_world import World
 
+from metaserver.core import codec, invariants, keys, reads
 from metaserver.core import entry as e
-from metaserver.core import invariants, reads
 from metaserver.core.entry import ROOT, Cred, Item, Result, SetAttrValid
 from metaserver.core.errors import FsError
+from tests import acl_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from metaserver.core.model import Inode
 
 FLAGS = {"": 0, "noreplace": 1, "exchange": 2, "both": 3, "whiteout": 4}
+ACLS = {"access": acl_text.ACCESS.encode(), "default": acl_text.DEFAULT.encode()}
 XATTR_FLAGS = {"": 0, "create": 1, "replace": 2, "both": 3, "bad": 4}
 TYPES = {
     "reg": stat.S_IFREG,
@@ -271,6 +273,24 @@ class Script:
     def do_listxattr(self, path: str) -> str:
         return " ".join(one.decode() for one in reads.listxattr(self.world.txn, self.ino(path))) or "none"
 
+    # --- access control lists -----------------------------------------------------------------------------------------
+
+    def do_setfacl(self, path: str, text: str, which: str = "access", how: str = "") -> str:
+        """`setfacl /f u::rw-,u:1000:r--,g::r--,m::r--,o::---`; `-` is an empty list, `0x...` is its bytes."""
+        value = bytes.fromhex(text[2:]) if text.startswith("0x") else acl_text.to_bytes(text)
+        return self.answer(e.SetXattr(self.ino(path), ACLS[which], value, 0, self.cred, how == "kill"))
+
+    def do_rmfacl(self, path: str, which: str = "access") -> str:
+        return self.answer(e.RemoveXattr(self.ino(path), ACLS[which], self.cred))
+
+    def do_getfacl(self, path: str, which: str = "access") -> str:
+        return acl_text.to_text(reads.getxattr(self.world.txn, self.ino(path), ACLS[which], self.cred))
+
+    def do_acls(self) -> str:
+        """Every list that is kept, with its uses."""
+        found = [codec.decode_acl(value) for _, value in self.world.txn.scan(keys.ACL)]
+        return " ".join(f"{one.uses}*{acl_text.to_text(one.value)}" for one in found) or "none"
+
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def do_lease(self, kind: str, count: str) -> str:
@@ -318,6 +338,10 @@ class Script:
     def do_destroy_volume(self, number: str, limit: str) -> str:
         result = self.world.serve(e.DestroyVolume(int(number), int(limit)))
         return errno.errorcode[result.errno] if result.errno else f"ok count={result.count} slices={result.first}"
+
+    def do_set_volume(self, number: str, settings: str) -> str:
+        result = self.world.serve(e.SetVolume(int(number), settings))
+        return errno.errorcode[result.errno] if result.errno else "ok"
 
     def do_volumes(self) -> str:
         found = reads.volumes(self.world.txn)

@@ -43,6 +43,7 @@ def inodes(draw: st.DrawFn) -> Inode:
         **{name: draw(I64) for name in ("atime_ns", "mtime_ns", "ctime_ns", "btime_ns")},
         **fields,
         xattr_bytes=draw(st.sampled_from([0, 7, 65536])),
+        **draw(st.sampled_from([{}, {"acl": 1}, {"default_acl": 2**64 - 1}, {"flags": 2**32 - 1}])),
     )
 
 
@@ -65,7 +66,8 @@ RESULTS = st.one_of(
 def test_inode(inode: Inode) -> None:
     value = codec.encode_inode(inode)
     assert codec.decode_inode(inode.ino, value) == inode
-    assert len(value) == (95 if inode.xattr_bytes else 91)
+    rare = inode.acl or inode.default_acl or inode.flags
+    assert len(value) == (115 if rare else 95 if inode.xattr_bytes else 91)
 
 
 @given(RESULTS)
@@ -88,8 +90,9 @@ def test_records(small: int, large: int, secret: bytes, text: str, time: int, fl
     assert codec.decode_acked(codec.encode_acked(seq, small)) == (seq, small)
     assert codec.decode_doomed(codec.encode_doomed(small, small, time)) == (small, small, time)
     assert codec.decode_counter(codec.encode_counter(large)) == large
+    assert codec.decode_acl(codec.encode_acl(large, secret + b"x")) == (large, secret + b"x")
     assert codec.decode_count(codec.encode_count(small)) == small
-    ledger = Ledger(Usage(large, seq), Settings(seq, large, small))
+    ledger = Ledger(Usage(large, seq), Settings(seq, large, small, flag))
     assert codec.decode_ledger(codec.encode_ledger(ledger)) == ledger
     assert codec.decode_ranges(codec.encode_ranges([(seq, large), (1, 2)])) == [(seq, large), (1, 2)]
 
@@ -107,6 +110,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "count": codec.decode_count,
     "ledger": codec.decode_ledger,
     "ranges": codec.decode_ranges,
+    "acl": codec.decode_acl,
     "extents": extents.decode,
     "key": keys.number_at,
 }

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from core_world import DictTxn, World
 
-from metaserver.core import codec, extents, invariants, keys
+from metaserver.core import acl, acl_store, codec, extents, invariants, keys
 from metaserver.core import entry as e
 from metaserver.core.codec import Ledger
 from metaserver.core.entry import ROOT
 from metaserver.core.model import Extent, Settings, Usage
+from tests.acl_text import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,8 @@ def world() -> World:
     one.do(e.CommitSlices(4, (e.NewSlice(0, 0, 1, 10, 0, 10), e.NewSlice(0, 10, 2, 5, 0, 5, b"i" * 5)), 0, False))
     one.do(e.SetXattr(4, b"user.a", b"b", 0, ROOT))
     one.send(e.MkDir(2, b"e", 0o755, 0, ROOT))
+    one.do(e.SetXattr(4, acl.ACCESS, LIST, 0, ROOT))
+    one.do(e.SetXattr(3, acl.DEFAULT, LIST, 0, ROOT))
     return one
 
 
@@ -54,6 +57,18 @@ def drop(key: bytes) -> Callable[[dict[bytes, bytes]], None]:
     return lambda data: data.pop(key) and None
 
 
+def rewrite(old: bytes, new: bytes) -> Callable[[dict[bytes, bytes]], None]:
+    """The ACL that is kept, with other bytes and found by them."""
+
+    def damage(data: dict[bytes, bytes]) -> None:
+        del data[keys.acl_number(acl_store.digest(old))]
+        data[keys.acl_number(acl_store.digest(new))] = codec.encode_counter(1)
+        data[keys.acl(1)] = codec.encode_acl(2, new)
+
+    return damage
+
+
+LIST = to_bytes("u::rw-,u:1000:r--,g::r--,m::r--,o::---")
 SLICE = Extent(0, 10, 1, 0, 10, False)
 DAMAGE = {
     1: [put(b"?", b""), put(keys.inode(9), b"x"), put(keys.orphan(6), b""), put(b"Ishort", b"x" * 91)],
@@ -93,6 +108,20 @@ DAMAGE = {
     18: [change(4, xattr_bytes=8), drop(keys.xattr(4, b"user.a")), put(keys.xattr(99, b"user.a"), b"")],
     19: [drop(keys.symlink(5)), put(keys.symlink(4), b"x"), change(5, size=5)],
     20: [drop(keys.volume_name("vol")), change(2, mode=0o100644)],
+    21: [
+        put(keys.acl(1), codec.encode_acl(3, LIST)),
+        put(keys.acl(2), codec.encode_acl(1, LIST)),
+        drop(keys.acl(1)),
+        change(4, acl=2),
+    ],
+    22: [
+        drop(keys.acl_number(acl_store.digest(LIST))),
+        put(keys.acl_number(b"x" * 32), codec.encode_counter(1)),
+        rewrite(LIST, LIST[:-8]),
+        rewrite(LIST, LIST[:-4] + bytes(4)),
+    ],
+    23: [change(4, mode=0o100666), rewrite(LIST, to_bytes("u::rw-,g::r--,o::---"))],
+    24: [change(4, default_acl=1), change(5, acl=1)],
 }
 
 

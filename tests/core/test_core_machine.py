@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from metaserver.core import entry as e
 from metaserver.core import invariants, machine, reads
 from metaserver.core.entry import Cred, Entry, Item, Result
+from metaserver.core.errors import FsError
 from metaserver.core.model import CHUNK_BYTES, INLINE_REACH, Extent
+from tests import acl_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,27 @@ USER = st.sampled_from(USERS)
 PERMS = st.sampled_from([0o777, 0o755, 0o700, 0o1777, 0o2777, 0o2755, 0o6755, 0o666, 0o000, 0o644])
 #: Positions around the border of the first two chunks.
 POSITIONS = st.one_of(st.integers(0, 60), st.integers(CHUNK_BYTES - 30, CHUNK_BYTES + 30))
+
+
+#: Access control lists, of the users and groups above.
+LISTS = st.sampled_from(
+    [
+        "-",
+        "u::rwx,g::r-x,o::r-x",
+        "u::rw-,g::---,o::rw-",
+        "u::rwx,u:1000:r--,g::rwx,m::rwx,o::---",
+        "u::rwx,u:1001:rwx,u:1002:---,g::r-x,g:3000:-wx,m::rwx,o::r--",
+        "u::rwx,g::-w-,g:1000:r-x,g:1001:rwx,m::r-x,o::rwx",
+        "u::---,u:1000:rwx,g::rwx,m::---,o::rwx",
+        "u::rwx,g::rwx,m::rwx,o::rwx",
+    ]
+)
+
+
+def as_dict(text: str) -> dict[str, int]:
+    """A list as the model has it."""
+    parts = [part.split(":") for part in text.split(",") if part != "-"]
+    return {letter + who: sum({"r": 4, "w": 2, "x": 1}.get(right, 0) for right in rights) for letter, who, rights in parts}
 
 
 def cred(user: User) -> Cred:
@@ -168,6 +191,23 @@ class CoreBesideModel(RuleBasedStateMachine):
             op = e.SetXattr(node.ino, name, b"value", 0, cred(user))
             self.both(op, lambda now: self.tree.set_attribute(node, name, b"value", user, now))
 
+    @rule(which=FEW, text=LISTS, default=st.booleans(), user=USER)
+    def access_list(self, which: int, text: str, default: bool, user: User) -> None:
+        node = self.node(which)
+        name = (acl_text.DEFAULT if default else acl_text.ACCESS).encode()
+        op = e.SetXattr(node.ino, name, acl_text.to_bytes(text), 0, cred(user))
+        self.both(op, lambda now: self.tree.set_acl(node, as_dict(text), default, user, now))
+
+    @rule(which=FEW, mask=st.integers(0, 7), user=USER)
+    def access(self, which: int, mask: int, user: User) -> None:
+        node = self.node(which)
+        try:
+            reads.access(self.world.txn, node.ino, mask, cred(user))
+            got = True
+        except FsError:
+            got = False
+        assert got == node.may(user, mask), (node, mask, user)
+
     @precondition(lambda self: any(not self.tree.nlink(node) for node in self.tree.nodes))
     @rule(limit=st.integers(1, 2))
     def reap(self, limit: int) -> None:
@@ -198,7 +238,12 @@ class CoreBesideModel(RuleBasedStateMachine):
             elif node.kind == stat.S_IFREG:
                 chunks = reads.read_slices(txn, node.ino, 0, 4).chunks
                 assert bytes_of(chunks) == node.bytes
-            assert len(reads.listxattr(txn, node.ino)) == len(node.attributes)
+            lists = [(acl_text.ACCESS.encode(), node.acl), (acl_text.DEFAULT.encode(), node.default)]
+            names = [*node.attributes, *(name for name, acl in lists if acl)]
+            assert reads.listxattr(txn, node.ino) == sorted(names)
+            for name, acl in lists:
+                if acl:
+                    assert as_dict(acl_text.to_text(reads.getxattr(txn, node.ino, name))) == acl
         doomed = {one.slice for one in reads.doomed(txn)}
         assert not doomed & self.tree.slices()
 

@@ -31,6 +31,7 @@ SETTINGS = {
     "inline_bytes": int,
     "capacity_bytes": int,
     "capacity_inodes": int,
+    "acl": bool,
     "uuid": str,
 }
 STATUS = {

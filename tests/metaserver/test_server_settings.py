@@ -19,6 +19,7 @@ def test_defaults_are_filled_in():
         "inline_bytes": 4096,
         "capacity_bytes": 0,
         "capacity_inodes": 0,
+        "acl": True,
         "uuid": "u1",
     }
 

@@ -92,6 +92,7 @@ SERVICE_OPS = st.one_of(
     st.builds(ops.CloseSession, U64, st.booleans()),
     st.builds(ops.CreateVolume, st.text(max_size=20), st.text(max_size=20), U32, U32, U32),
     st.builds(ops.DestroyVolume, U64, U32),
+    st.builds(ops.SetVolume, U64, st.text(max_size=20)),
     st.builds(ops.Reap, st.lists(U64, max_size=5).map(tuple), U32),
     st.builds(ops.FinishDeletes, st.lists(U64, max_size=5).map(tuple)),
 )

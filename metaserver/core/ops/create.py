@@ -29,9 +29,8 @@ def apply(txn: WriteTxn, ctx: Context, op: Create) -> Result:
     entry = directory.find(txn, op.parent, name)
     if entry is not None:
         return _existing(txn, parent, entry, op.exclusive)
-    directory.require_writable(parent, cred)
-    mode = 0o100000 | (op.mode & ~op.umask & 0o7777)
-    born = birth.prepare(txn, ctx, parent, name, mode, cred, op.ino)
+    directory.require_writable(txn, parent, cred)
+    born = birth.prepare(txn, ctx, parent, name, 0o100000 | op.mode & 0o7777, cred, op.ino, umask=op.umask)
     birth.write(txn, ctx, born)
     return Result(0, "", born.inode, born.parent, first=born.cookie)
 

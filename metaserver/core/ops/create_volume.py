@@ -1,7 +1,7 @@
 """create_volume: a name, a root directory, settings, an empty ledger. Result: first (its number), inode (the root).
 
-`settings_json` is kept as it came; the state machine obeys three of its fields (model.Settings): capacity_bytes and
-capacity_inodes (0 or absent = no limit; the root counts as one inode) and inline_bytes (absent = 4096).
+`settings_json` is kept as it came; the state machine obeys four of its fields (model.Settings): capacity_bytes and
+capacity_inodes (0 or absent = no limit; the root counts as one inode), inline_bytes (absent = 4096) and acl (absent = true).
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ def _root(ctx: Context, op: CreateVolume, ino: Ino, volume: int) -> Inode:
 
 def parse_settings(text: str) -> Settings:
     """What the state machine obeys of a volume's settings; EINVAL for what is not settings."""
+    fields = parse_object(text)
+    has_acl = fields.get("acl", True)
+    if type(has_acl) is not bool:
+        raise FsError(errno.EINVAL, "settings_json: acl is true or false")
+    return Settings._make([*(_field(fields, name, *bounds) for name, bounds in _FIELDS.items()), has_acl])
+
+
+def parse_object(text: str) -> dict[str, object]:
+    """The fields of settings; EINVAL for what is no JSON object."""
     # Deep nesting ends in a RecursionError whose depth depends on the caller's stack: refused before it is parsed.
     if len(text) > SETTINGS_MAX or text.count("[") + text.count("{") > _BRACKETS_MAX:
         raise FsError(errno.EINVAL, "settings_json is too long or too deep")
@@ -91,7 +100,7 @@ def parse_settings(text: str) -> Settings:
         raise FsError(errno.EINVAL, "settings_json is not JSON") from error
     if not isinstance(fields, dict):
         raise FsError(errno.EINVAL, "settings_json is not a JSON object")
-    return Settings._make(_field(fields, name, *bounds) for name, bounds in _FIELDS.items())
+    return fields
 
 
 def _field(fields: dict[str, object], name: str, default: int, greatest: int) -> int:

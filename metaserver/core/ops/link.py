@@ -31,7 +31,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Link) -> Result:
         raise FsError(errno.EEXIST, f"the name exists in directory {op.parent}")
     if inode.volume != parent.volume:
         raise FsError(errno.EXDEV, f"inode {op.ino} is of another volume")
-    directory.require_writable(parent, op.cred)
+    directory.require_writable(txn, parent, op.cred)
     require_free(inode)
     if inode.is_dir:
         raise FsError(errno.EPERM, "a directory has one name")

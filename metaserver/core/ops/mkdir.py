@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def apply(txn: WriteTxn, ctx: Context, op: MkDir) -> Result:
     parent = directory.enter(txn, ctx, op.parent, op.cred)
     directory.require_free(txn, parent, op.name, MAKE, op.cred)
-    mode = 0o040000 | (op.mode & ~op.umask & 0o1777)
-    born = birth.prepare(txn, ctx, parent, op.name, mode, op.cred, op.ino)
+    born = birth.prepare(txn, ctx, parent, op.name, 0o040000 | op.mode & 0o1777, op.cred, op.ino, umask=op.umask)
     birth.write(txn, ctx, born)
     return Result(0, "", born.inode, born.parent, first=born.cookie)

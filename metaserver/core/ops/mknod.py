@@ -34,8 +34,8 @@ def apply(txn: WriteTxn, ctx: Context, op: MkNod) -> Result:
     directory.require_free(txn, parent, op.name, MAKE, op.cred)
     if kind in _DEVICES:
         require_root(op.cred, "a device")
-    mode = kind | (op.mode & ~op.umask & 0o7777)
+    mode = kind | op.mode & 0o7777
     rdev = op.rdev if kind in _DEVICES else 0
-    born = birth.prepare(txn, ctx, parent, op.name, mode, op.cred, op.ino, rdev=rdev)
+    born = birth.prepare(txn, ctx, parent, op.name, mode, op.cred, op.ino, umask=op.umask, rdev=rdev)
     birth.write(txn, ctx, born)
     return Result(0, "", born.inode, born.parent, first=born.cookie)

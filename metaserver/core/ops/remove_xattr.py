@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from metaserver.core import directory, keys, xattrs
+from metaserver.core import acl, acl_change, directory, keys, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def apply(txn: WriteTxn, ctx: Context, op: RemoveXattr) -> Result:
     space = xattrs.require_name(op.name)
     inode = load_for(txn, ctx, op.ino)
-    xattrs.require_change(inode, space, op.cred)
+    if op.name in acl.NAMES:
+        return Result(0, "", acl_change.remove_acl(txn, ctx, inode, op.name, op.cred))
+    xattrs.require_change(txn, inode, space, op.cred)
     key = keys.xattr(op.ino, op.name)
     if txn.get(key) is None:
         raise FsError(errno.ENODATA, "the attribute does not exist")

@@ -52,7 +52,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Rename) -> Result:
         other_directory = None if source is target else target
         return Result(0, "", inode, source, other_directory)
     exchange = op.flags == RENAME_EXCHANGE
-    _require_permission(move, exchange, op)
+    _require_permission(txn, move, exchange, op)
     _require_fit(txn, move, exchange)
     if exchange:
         return _exchange(txn, ctx, op, move)
@@ -96,15 +96,15 @@ def _is_within(txn: ReadTxn, start: Inode, ancestor: int) -> bool:
     raise CorruptState(f"directory {start.ino} is its own ancestor")
 
 
-def _require_permission(move: _Move, exchange: bool, op: Rename) -> None:
+def _require_permission(txn: ReadTxn, move: _Move, exchange: bool, op: Rename) -> None:
     """EACCES, EPERM, and the types where Linux looks at them: with the permission to remove what is replaced."""
     source, target, _, inode, _, victim = move
     cred = op.cred
-    require_removal(source, inode, cred)
+    require_removal(txn, source, inode, cred)
     if victim is None:
-        directory.require_writable(target, cred)
+        directory.require_writable(txn, target, cred)
     else:
-        require_removal(target, victim, cred)
+        require_removal(txn, target, victim, cred)
         if not exchange and inode.is_dir and not victim.is_dir:
             raise FsError(errno.ENOTDIR, f"inode {victim.ino} is not a directory, inode {inode.ino} is")
         if not exchange and victim.is_dir and not inode.is_dir:
@@ -112,7 +112,7 @@ def _require_permission(move: _Move, exchange: bool, op: Rename) -> None:
     if source is not target:
         for moved in (inode, victim if exchange else None):
             if moved is not None and moved.is_dir:
-                require(moved, WRITE, cred)
+                require(txn, moved, WRITE, cred)
 
 
 def _require_fit(txn: ReadTxn, move: _Move, exchange: bool) -> None:

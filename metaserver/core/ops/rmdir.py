@@ -23,7 +23,7 @@ def apply(txn: WriteTxn, ctx: Context, op: RmDir) -> Result:
     require_name(op.name, RMDIR)
     entry = directory.find_existing(txn, op.parent, op.name)
     inode = load_known(txn, entry.ino)
-    require_removal(parent, inode, op.cred)
+    require_removal(txn, parent, inode, op.cred)
     if not inode.is_dir:
         raise FsError(errno.ENOTDIR, f"inode {inode.ino}")
     if not directory.is_empty(txn, inode.ino):

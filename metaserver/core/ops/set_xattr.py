@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from metaserver.core import directory, keys, xattrs
+from metaserver.core import acl, acl_change, directory, keys, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import XATTR_CREATE, XATTR_REPLACE, Result
 from metaserver.core.errors import FsError
@@ -24,7 +24,9 @@ def apply(txn: WriteTxn, ctx: Context, op: SetXattr) -> Result:
     if len(op.value) > XATTR_VALUE_MAX:
         raise FsError(errno.E2BIG, f"an attribute has at most {XATTR_VALUE_MAX} bytes, not {len(op.value)}")
     inode = load_for(txn, ctx, op.ino)
-    xattrs.require_change(inode, space, op.cred)
+    if op.name in acl.NAMES:
+        return Result(0, "", acl_change.set_acl(txn, ctx, inode, op))
+    xattrs.require_change(txn, inode, space, op.cred)
     key = keys.xattr(op.ino, op.name)
     exists = bool(inode.xattr_bytes) and txn.get(key) is not None
     if exists and op.flags & XATTR_CREATE:

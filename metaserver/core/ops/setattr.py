@@ -2,7 +2,8 @@
 
 What Linux does beside the obvious: a chown of anything but a directory takes setuid, setgid and file capabilities away;
 so does a truncation by who is not root; a chmod by who is not in the file's group takes setgid away. A mode on a symbolic
-link is EOPNOTSUPP. With enforce, permission to write is asked for a truncation (an open descriptor is the client's word).
+link is EOPNOTSUPP. A chmod changes the access ACL too, whether or not the volume has ACLs on. With enforce, permission to
+write is asked for a truncation (an open descriptor is the client's word).
 
 Of an immutable inode nothing changes, of an append-only one the times to now (EPERM). READ, alone, is no change that anybody
 asked for: it moves the access time forward and leaves the rest, ctime too.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import directory, extents, usage, xattrs
+from metaserver.core import acl_store, directory, extents, usage, xattrs
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result, SetAttrValid
 from metaserver.core.errors import FsError
@@ -74,9 +75,9 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
         return Result(0, "", inode)
     if inode.flags:
         _require_flags(inode, valid)
-    _require_size(inode, op, valid)
+    _require_size(txn, inode, op, valid)
     if op.cred.enforce:
-        _require_owner_rights(inode, op, valid)
+        _require_owner_rights(txn, inode, op, valid)
     if valid & _MODE and inode.is_symlink:
         raise FsError(errno.EOPNOTSUPP, "a symbolic link has no mode of its own")
     cut = cut_to(txn, inode, op.size) if valid & _SIZE else None
@@ -87,6 +88,8 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
         changed = changed._replace(xattr_bytes=changed.xattr_bytes - xattrs.listed(xattrs.CAPABILITY))
     if cut is not None and cut.chunks:
         _write_cut(txn, ctx, inode, cut)
+    if valid & _MODE and inode.acl:
+        changed = changed._replace(acl=acl_store.change_mode(txn, inode.acl, changed.mode))
     directory.store(txn, changed)
     return Result(0, "", changed)
 
@@ -110,19 +113,19 @@ def _require_flags(inode: Inode, valid: int) -> None:
     require_mutable(inode)
 
 
-def _require_size(inode: Inode, op: SetAttr, valid: int) -> None:
+def _require_size(txn: ReadTxn, inode: Inode, op: SetAttr, valid: int) -> None:
     if not valid & _SIZE:
         return
     if inode.is_dir:
         raise FsError(errno.EISDIR, f"inode {inode.ino}")
     if not inode.is_reg:
         raise FsError(errno.EINVAL, f"inode {inode.ino} is not a regular file")
-    require(inode, WRITE, op.cred)
+    require(txn, inode, WRITE, op.cred)
     if op.size > FILE_SIZE_MAX:
         raise FsError(errno.EFBIG, f"a file has at most {FILE_SIZE_MAX} bytes")
 
 
-def _require_owner_rights(inode: Inode, op: SetAttr, valid: int) -> None:
+def _require_owner_rights(txn: ReadTxn, inode: Inode, op: SetAttr, valid: int) -> None:
     """chown, chmod and times, in the order of setattr_prepare."""
     cred = op.cred
     if cred.uid == 0:
@@ -136,7 +139,7 @@ def _require_owner_rights(inode: Inode, op: SetAttr, valid: int) -> None:
         require_owner(inode, cred)
     times = valid & _TIMES
     if times & _BOTH_NOW == _BOTH_NOW:  # the kernel sets ATIME and MTIME as well
-        if not owner and not allowed(inode, WRITE, cred):
+        if not owner and not allowed(txn, inode, WRITE, cred):
             raise FsError(errno.EACCES, f"inode {inode.ino} is neither uid {cred.uid}'s nor writable")
     elif times:
         require_owner(inode, cred)

@@ -27,7 +27,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Unlink) -> Result:
     require_name(name, UNLINK)
     entry = directory.find_existing(txn, op.parent, name)
     inode = load_known(txn, entry.ino)
-    require_removal(parent, inode, op.cred)
+    require_removal(txn, parent, inode, op.cred)
     if inode.is_dir:
         raise FsError(errno.EISDIR, f"inode {entry.ino}")
     directory.delete_entry(txn, op.parent, name, entry.cookie)
