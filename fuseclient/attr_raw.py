@@ -33,6 +33,7 @@ _PARENT: Final = 96
 _VERSION: Final = 104
 _DATA_VERSION: Final = 112
 _FLAGS: Final = 120
+_INODE_FLAGS: Final = 124
 
 
 def parse(raw: bytes) -> Attr:
@@ -75,6 +76,11 @@ def mode_of(attr: Attr) -> int:
 def type_of(attr: Attr) -> int:
     """As a listing names it: st_mode >> 12."""
     return mode_of(attr) >> 12
+
+
+def inode_flags_of(attr: Attr) -> int:
+    flags: int = _u32_at(attr.raw, _INODE_FLAGS)[0]
+    return flags
 
 
 def lacks_xattrs(attr: Attr) -> bool:

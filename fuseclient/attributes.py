@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from fuseclient.attr_raw import lacks_xattrs
+from fuseclient.attr_raw import inode_flags_of, lacks_xattrs
 from fuseclient.errors import FsError
 from fuseclient.namespace import cred_of
-from fuseclient.operations import StatFs
+from fuseclient.operations import APPEND_FL, IMMUTABLE_FL, NODUMP_FL, StatFs
+from fuseclient.permission import CAP_LINUX_IMMUTABLE, is_capable
 from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ FATTR_MTIME_NOW: Final = 1 << 8
 FATTR_CTIME: Final = 1 << 10
 #: FATTR_FH and FATTR_LOCKOWNER say something about the request, not about the file.
 _SENT: Final = 0xFFF & ~(1 << 6 | 1 << 9)
+_PRIVILEGED_FL: Final = IMMUTABLE_FL | APPEND_FL
 _TIMES: Final = FATTR_MTIME | FATTR_MTIME_NOW | FATTR_CTIME
 
 BLOCK_BYTES: Final = 4096
@@ -91,27 +93,51 @@ class Attributes:
         elif valid & FATTR_SIZE:
             attr = await self._io.resize(file, change)
         elif file.data.dirty and (valid & _TIMES or (valid & FATTR_MODE and file.killing)):
-            attr = await self._after_commit(file, change)
+            attr = await self._after_commit(file, pb.Request(setattr=change))
         else:
             attr = await self._send(change)
         return attr if file is None else file.local(attr)
 
     async def _send(self, change: pb.SetAttr) -> Attr:
-        tick = self._attrs.tick
-        response = await self._meta.change(pb.Request(setattr=change))
-        attr = self._known.learn(response.attr, tick)
+        attr = await self._send_change(pb.Request(setattr=change))
         if change.valid & FATTR_SIZE:
             self._known.resized(attr)
         return attr
 
-    async def _after_commit(self, file: OpenFile, change: pb.SetAttr) -> Attr:
+    async def _send_change(self, request: pb.Request) -> Attr:
+        tick = self._attrs.tick
+        response = await self._meta.change(request)
+        return self._known.learn(response.attr, tick)
+
+    async def _after_commit(self, file: OpenFile, request: pb.Request) -> Attr:
         """What was written before has to be stored before, lest its commit undo the change."""
         async with file.exclusive:
             attr = await file.data.flush()
             file.killing = False
             if attr is not None:
                 self._known.committed(attr)
-            return await self._send(change)
+            return await self._send_change(request)
+
+    # inode flags
+
+    def getflags(self, ino: int) -> int | Awaitable[int]:
+        attr = self._attrs.get(ino)
+        return self._getflags(ino) if attr is None else inode_flags_of(attr)
+
+    async def _getflags(self, ino: int) -> int:
+        return inode_flags_of(await self._getattr(ino))
+
+    async def setflags(self, ino: int, flags: int, caller: Caller) -> int:
+        if flags & ~(_PRIVILEGED_FL | NODUMP_FL):
+            raise FsError(errno.EOPNOTSUPP)
+        if (flags ^ await self._getflags(ino)) & _PRIVILEGED_FL and not is_capable(caller, CAP_LINUX_IMMUTABLE):
+            raise FsError(errno.EPERM)
+        change = pb.Request(set_flags=pb.SetFlags(ino=ino, flags=flags, cred=cred_of(caller)))
+        file = self._files.get(ino)
+        if file is None or not file.data.dirty:
+            return inode_flags_of(await self._send_change(change))
+        # What was written before belongs to the file, also to one that takes no more.
+        return inode_flags_of(await self._after_commit(file, change))
 
     def access(self, ino: int, mask: int, caller: Caller) -> Awaitable[None] | None:
         """The kernel decides by mode and owner (default_permissions)."""

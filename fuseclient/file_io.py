@@ -23,8 +23,8 @@ from fuseclient.errors import FsError
 from fuseclient.handles import Handle, flags_of
 from fuseclient.namespace import cred_of
 from fuseclient.open_files import OpenFile
-from fuseclient.operations import OPEN_KILL_PRIV, Caller, Opened
-from fuseclient.permission import may_open
+from fuseclient.operations import IMMUTABLE_FL, OPEN_KILL_PRIV, Caller, Opened
+from fuseclient.permission import flags_allow, may_open
 from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FILE_SIZE_MAX: Final = 2**57
 FATTR_SIZE: Final = 1 << 3
 FATTR_KILL_SUIDGID: Final = 1 << 11
+_FLAGS_SENT: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC
 _SYSTEM: Final = Caller(0, 0, 0)
 
 
@@ -61,6 +62,8 @@ class FileIo:
                 # The kernel took the name for free and checked nothing but the directory.
                 if not stat.S_ISREG(mode_of(attr)) or not may_open(attr, flags, caller):
                     raise FsError(errno.EACCES)
+                if not flags_allow(attr, flags):
+                    raise FsError(errno.EPERM)
                 if flags & os.O_TRUNC:
                     attr = await self._cut(file, flags, caller)
         except BaseException:
@@ -84,7 +87,7 @@ class FileIo:
         known = self._attrs.get(ino)
         reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         wanted = reads and (known is None or 0 < size_of(known) <= CHUNK_BYTES)
-        asking = pb.Open(ino=ino, flags=flags & os.O_ACCMODE, want_slices=wanted, cred=cred_of(caller))
+        asking = pb.Open(ino=ino, flags=flags & _FLAGS_SENT, want_slices=wanted, cred=cred_of(caller))
         response = await self._meta.read(pb.Request(open=asking))
         attr = self._known.learn(response.attr, tick)
         file = self._opening(attr)
@@ -187,7 +190,7 @@ class FileIo:
 
     def write(self, ino: int, fh: int, offset: int, data: memoryview, kill_priv: bool) -> int | Awaitable[int]:
         handle = self._handles.files.get(fh)
-        if handle is None or handle.sync or handle.file.stale or handle.file.busy:
+        if handle is None or handle.sync or handle.file.stale or handle.file.busy or handle.file.fixed:
             return self._write_slowly(ino, fh, offset, bytes(data), kill_priv)
         waiting = self._put(handle, offset, data, kill_priv)
         return len(data) if waiting is None else _counted(waiting, len(data))
@@ -205,6 +208,8 @@ class FileIo:
     async def _write_slowly(self, ino: int, fh: int, offset: int, data: bytes, kill_priv: bool) -> int:
         handle = self._handles.files.get(fh) or await self.handle(ino, fh)
         file = await self._current(ino, fh)
+        if file.fixed & IMMUTABLE_FL:
+            raise FsError(errno.EPERM)
         async with file.exclusive:
             waiting = self._put(handle, offset, memoryview(data), kill_priv)
         if waiting is not None:
@@ -260,6 +265,10 @@ class FileIo:
         """A SetAttr with a size. Shrinking, which is not refused, forgets what lies beyond first, so that it need not be
         stored; the rest is stored before, so that no later commit sets back the times."""
         async with file.exclusive:
+            if file.fixed and file.stale:
+                await self._refresh(file)
+            if file.fixed:  # before anything is forgotten: this one would be refused
+                raise FsError(errno.EPERM)
             if change.size < file.data.size:
                 await file.data.truncate(change.size)
             if file.data.dirty:

@@ -88,6 +88,8 @@ class FileSystem:
         self.listxattr = attributes.listxattr
         self.setxattr = attributes.setxattr
         self.removexattr = attributes.removexattr
+        self.getflags = attributes.getflags
+        self.setflags = attributes.setflags
         self.statfs = attributes.statfs
 
         self.create = files.create

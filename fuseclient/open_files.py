@@ -8,17 +8,20 @@ file for itself: `exclusive`.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from fuseclient.attr_raw import size_of, version_of, with_local_writes
+from fuseclient.attr_raw import inode_flags_of, size_of, version_of, with_local_writes
+from fuseclient.operations import APPEND_FL, IMMUTABLE_FL
 
 if TYPE_CHECKING:
     from fuseclient.attr import Attr
     from fuseclient.data_api import FileData
 
+_FIXED: Final = IMMUTABLE_FL | APPEND_FL
+
 
 class OpenFile:
-    __slots__ = ("_merged", "_turn", "data", "gone", "holds", "ino", "killing", "losses", "opens", "stale", "version")
+    __slots__ = ("_merged", "_turn", "data", "fixed", "gone", "holds", "ino", "killing", "losses", "opens", "stale", "version")
 
     def __init__(self, ino: int, data: FileData, version: int) -> None:
         self.ino = ino
@@ -27,6 +30,7 @@ class OpenFile:
         self.opens = 0  # handles, and calls that are about to make one
         self.holds = 0  # how often the server's hold was counted for us
         self.stale = False  # somebody else changed the file: ask before using it
+        self.fixed = 0  # the flags among immutable and append-only that it has
         self.gone = False  # no name is left; what is dirty at the last close is of no use to anybody
         self.killing = False  # a write that clears setuid and setgid is not committed yet
         self.losses = 0  # how often a session ended with writes that were not stored
@@ -49,6 +53,7 @@ class OpenFile:
         version = version_of(attr)
         if version >= self.version:
             self.version = version
+            self.fixed = inode_flags_of(attr) & _FIXED
             self.data.refresh(attr)
 
     def local(self, attr: Attr) -> Attr:

@@ -26,6 +26,12 @@ Buffer = bytes | bytearray | memoryview
 OPEN_KILL_PRIV: Final = 1 << 31
 
 
+#: Inode flags, as ioctl_iflags(2) has them.
+IMMUTABLE_FL: Final = 0x10
+APPEND_FL: Final = 0x20
+NODUMP_FL: Final = 0x40
+
+
 class Caller(NamedTuple):
     """The process behind a request, as its kernel names it."""
 
@@ -118,6 +124,8 @@ class Operations(Protocol):
     def listxattr(self, ino: int) -> bytes | Awaitable[bytes]: ...
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> Awaitable[None]: ...
     def removexattr(self, ino: int, name: bytes, caller: Caller) -> Awaitable[None]: ...
+    def getflags(self, ino: int) -> int | Awaitable[int]: ...
+    def setflags(self, ino: int, flags: int, caller: Caller) -> Awaitable[int]: ...
     def statfs(self, ino: int) -> StatFs | Awaitable[StatFs]: ...
 
     # files

@@ -1,32 +1,57 @@
-"""The one permission check that the kernel cannot make for us: a create that found the file there.
+"""What the kernel cannot check for us.
 
-The kernel believed that the name was free, so it checked the directory and not the file. Everything else is checked by
-default_permissions.
+A create that found the file there: the kernel believed that the name was free, so it checked the directory and not the file.
+And inode flags, which a FUSE mount's kernel does not know. Everything else is checked by default_permissions.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from fuseclient.attr_raw import inode_flags_of
+from fuseclient.operations import APPEND_FL, IMMUTABLE_FL
 
 if TYPE_CHECKING:
     from fuseclient.attr import Attr
     from fuseclient.operations import Caller
 
+CAP_LINUX_IMMUTABLE: Final = 9
 _WANTED = {os.O_RDONLY: 4, os.O_WRONLY: 2, os.O_RDWR: 6}
 
 
-def groups_of(pid: int) -> frozenset[int]:
-    """The supplementary groups of a process; none when it is gone or in another namespace."""
+def _status_of(pid: int, field: str) -> str:
+    """A line of /proc/PID/status; empty when the process is gone or in another namespace."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
-        return frozenset()
+        return ""
     for line in status.splitlines():
-        if line.startswith("Groups:"):
-            return frozenset(int(word) for word in line.split()[1:] if word.isdigit())
-    return frozenset()
+        name, _, value = line.partition(":")
+        if name == field:
+            return value
+    return ""
+
+
+def groups_of(pid: int) -> frozenset[int]:
+    """The supplementary groups of a process, as far as they can be known."""
+    return frozenset(int(word) for word in _status_of(pid, "Groups").split() if word.isdigit())
+
+
+def is_capable(caller: Caller, capability: int) -> bool:
+    """Whether the caller is root or has this capability."""
+    return caller.uid == 0 or bool(int(_status_of(caller.pid, "CapEff") or "0", 16) >> capability & 1)
+
+
+def flags_allow(attr: Attr, flags: int) -> bool:
+    """Whether the inode's flags let it be opened so: what is immutable for reading, what is append-only for appending."""
+    fixed = inode_flags_of(attr)
+    if not fixed or flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+        return True
+    if fixed & APPEND_FL and (not flags & os.O_APPEND or flags & os.O_TRUNC):
+        return False
+    return not fixed & IMMUTABLE_FL
 
 
 def may_open(attr: Attr, flags: int, caller: Caller) -> bool:

@@ -212,6 +212,25 @@ class Lseek(NamedTuple):
     whence: int
 
 
+class Ioctl(NamedTuple):
+    """`data`: what the caller hands in. The answer has exactly `out_size` bytes."""
+
+    fh: int
+    flags: int
+    cmd: int
+    arg: int
+    in_size: int
+    out_size: int
+    data: bytes
+
+
+class Statx(NamedTuple):
+    getattr_flags: int
+    fh: int
+    sx_flags: int
+    sx_mask: int
+
+
 def header(frame: Frame, size: int) -> Header:
     """The header of a frame of which `size` bytes were read."""
     if size < _START:
@@ -338,6 +357,17 @@ def _setxattr(layout: struct.Struct) -> Decoder:
     return decode
 
 
+def _ioctl(frame: Frame, end: int) -> Ioctl:
+    start = _START + p.IOCTL_IN.size
+    if end < start:
+        raise _short("Ioctl", end, start)
+    fields = p.IOCTL_IN.unpack_from(frame, _START)
+    request = Ioctl._make((*fields, bytes(frame[start:end])))
+    if request.in_size != len(request.data):
+        raise ProtocolError(f"an ioctl of {request.in_size} bytes carries {len(request.data)}")
+    return request
+
+
 _DECODERS: Final[dict[Opcode, Decoder]] = {
     Opcode.LOOKUP: _named,
     Opcode.FORGET: _fixed(Forget, p.FORGET_IN),
@@ -374,6 +404,8 @@ _DECODERS: Final[dict[Opcode, Decoder]] = {
     Opcode.INTERRUPT: _fixed(Interrupt, p.INTERRUPT_IN),
     Opcode.FALLOCATE: _fixed(Fallocate, p.FALLOCATE_IN),
     Opcode.LSEEK: _fixed(Lseek, p.LSEEK_IN),
+    Opcode.IOCTL: _ioctl,
+    Opcode.STATX: _fixed(Statx, p.STATX_IN),
 }
 
 

@@ -164,6 +164,10 @@ RELEASE_FLUSH: Final = 1 << 0
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 EXPIRE_ONLY: Final = 1 << 0
 
+# statx: what an answer holds
+STATX_BASIC_STATS: Final = 0x7FF
+STATX_BTIME: Final = 0x800
+
 # every message
 IN_HEADER: Final = struct.Struct("<IIQQIIIHxx")  # len opcode unique nodeid uid gid pid total_extlen
 OUT_HEADER: Final = struct.Struct("<IiQ")  # len error unique
@@ -198,6 +202,8 @@ ACCESS_IN: Final = struct.Struct("<I4x")
 INTERRUPT_IN: Final = struct.Struct("<Q")
 FALLOCATE_IN: Final = struct.Struct("<QQQI4x")  # fh offset length mode
 LSEEK_IN: Final = struct.Struct("<QQI4x")  # fh offset whence
+IOCTL_IN: Final = struct.Struct("<QIIQII")  # fh flags cmd arg in_size out_size; then in_size bytes
+STATX_IN: Final = struct.Struct("<I4xQII")  # getattr_flags fh sx_flags sx_mask
 
 # replies: the part behind the header
 FUSE_ATTR: Final = struct.Struct("<QQQqqqIIIIIIIIII")
@@ -210,6 +216,11 @@ WRITE_OUT: Final = struct.Struct("<I4x")
 STATFS_OUT: Final = struct.Struct("<QQQQQIII28x")  # blocks bfree bavail files ffree bsize namelen frsize
 GETXATTR_OUT: Final = struct.Struct("<I4x")
 LSEEK_OUT: Final = struct.Struct("<Q")
+IOCTL_OUT: Final = struct.Struct("<iIII")  # result flags in_iovs out_iovs; then out_size bytes
+STATX_OUT_HEAD: Final = struct.Struct("<QI20x")  # attr_valid and its nanoseconds; then the statx
+# mask blksize attributes, nlink uid gid mode, ino size blocks attributes_mask, atime btime ctime mtime, rdev and dev as
+# major and minor
+STATX: Final = struct.Struct("<IIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIII112x")
 INIT_OUT: Final = struct.Struct("<IIIIHHIIHHI28x")
 DIRENT: Final = struct.Struct("<QQII")  # ino off namelen type; then the name, padded to 8 bytes
 ENTRY_OUT_BYTES: Final = 128

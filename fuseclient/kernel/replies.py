@@ -29,6 +29,7 @@ _ENTRY_BYTES: Final = p.OUT_HEADER_BYTES + p.ENTRY_OUT_BYTES
 _ATTR_BYTES: Final = p.OUT_HEADER_BYTES + p.ATTR_OUT_HEAD.size + p.FUSE_ATTR.size
 _CREATE_BYTES: Final = _ENTRY_BYTES + p.OPEN_OUT.size
 _OPEN_BYTES: Final = p.OUT_HEADER_BYTES + p.OPEN_OUT.size
+_STATX_MASK: Final = p.STATX_BASIC_STATS | p.STATX_BTIME
 _ERRNO_MAX: Final = 511  # the kernel takes no larger one, and leaves the request hanging
 
 
@@ -128,6 +129,7 @@ class Replies:
         # what follows the node id: no generation (inode numbers are never used again), then the lifetimes
         self._entry_rest: bytes = p.ENTRY_OUT_HEAD.pack(0, 0, entry, attr, entry_nsec, attr_nsec)[8:]
         self._attr_head: bytes = p.ATTR_OUT_HEAD.pack(attr, attr_nsec)
+        self._statx_head: bytes = p.STATX_OUT_HEAD.pack(attr, attr_nsec)
         self._negative_rest: bytes = p.ENTRY_OUT_HEAD.pack(0, 0, negative, 0, negative_nsec, 0)[8:] + bytes(p.FUSE_ATTR.size)
         self._remembers_absence = bool(negative or negative_nsec)
 
@@ -142,6 +144,16 @@ class Replies:
 
     def attr(self, unique: int, attr: Attr) -> bytes:
         return _HEADER(_ATTR_BYTES, 0, unique) + self._attr_head + attr.raw[:88]
+
+    def statx(self, unique: int, attr: Attr) -> bytes:
+        """The kernel takes the basic attributes and btime, and nothing else (7.39 to 7.45): inode flags do not get through."""
+        f = attr.fields
+        btime, btime_nsec = divmod(f.btime_ns, 1_000_000_000)
+        times = (f.atime_s, f.atime_nsec, btime, btime_nsec, f.ctime_s, f.ctime_nsec, f.mtime_s, f.mtime_nsec)
+        device = (f.rdev >> 8 & 0xFFF, f.rdev & 0xFF | f.rdev >> 12 & 0xFFF00)
+        who = (f.nlink, f.uid, f.gid, f.mode & 0xFFFF)
+        packed = p.STATX.pack(_STATX_MASK, f.blksize, 0, *who, f.ino, f.size, f.blocks, 0, *times, *device, 0, 0)
+        return body(unique, self._statx_head + packed)
 
     def created(self, unique: int, nodeid: int, attr: Attr, file: Opened) -> bytes:
         entry = _ENTRY_START(_CREATE_BYTES, 0, unique, nodeid) + self._entry_rest + attr.raw[:88]

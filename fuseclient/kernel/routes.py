@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from fuseclient.errors import FsError
-from fuseclient.kernel import codec, replies
+from fuseclient.kernel import codec, file_attributes, replies
 from fuseclient.kernel import protocol as p
 from fuseclient.kernel.nodes import NodeTable
 from fuseclient.kernel.protocol import Opcode
@@ -143,6 +143,14 @@ def _setattr(port: Port, ino: int, r: codec.SetAttr, caller: Caller) -> Any:
     return port.operations.setattr(ino, changes, r.fh if r.valid & p.FATTR_FH else None, caller)
 
 
+def _statx(port: Port, ino: int, r: codec.Statx, caller: Caller) -> Any:
+    return port.operations.getattr(ino, r.fh if r.getattr_flags & p.GETATTR_FH else None)
+
+
+def _ioctl(port: Port, ino: int, r: codec.Ioctl, caller: Caller) -> Any:
+    return file_attributes.call(port.operations, ino, r, caller)
+
+
 def _access(port: Port, ino: int, r: codec.Access, caller: Caller) -> Any:
     return port.operations.access(ino, r.mask, caller)
 
@@ -255,6 +263,14 @@ def _attr(port: Port, unique: int, r: Any, attr: Attr) -> Reply:
     return port.replies.attr(unique, attr)
 
 
+def _extended(port: Port, unique: int, r: Any, attr: Attr) -> Reply:
+    return port.replies.statx(unique, attr)
+
+
+def _inode_flags(port: Port, unique: int, r: codec.Ioctl, flags: int) -> Reply:
+    return replies.body(unique, file_attributes.answer(r, flags))
+
+
 def _bytes(port: Port, unique: int, r: Any, value: bytes) -> Reply:
     return replies.body(unique, value)
 
@@ -364,12 +380,13 @@ _TABLE: Final[tuple[tuple[Opcode, Call, Encode, bool, Undo | None], ...]] = (
     (Opcode.CREATE, _create, _created, _WAITS, _close_created),
     (Opcode.FALLOCATE, _fallocate, _done, _WAITS, None),
     (Opcode.LSEEK, _lseek, _position, _LEAVES, None),
+    (Opcode.IOCTL, _ioctl, _inode_flags, _WAITS, None),
+    (Opcode.STATX, _statx, _extended, _LEAVES, None),
 )
 
 #: What is refused without asking anybody. ENOSYS makes the kernel stop asking and, where it can, do the work itself:
-#: copy_file_range becomes reads and writes, statx becomes getattr, O_TMPFILE gives EOPNOTSUPP, locks stay in this kernel.
+#: copy_file_range becomes reads and writes, O_TMPFILE gives EOPNOTSUPP, locks stay in this kernel.
 REFUSED: Final[dict[int, int]] = {
-    Opcode.IOCTL: errno.ENOTTY,
     Opcode.POLL: errno.ENOSYS,
     Opcode.BMAP: errno.ENOSYS,
     Opcode.GETLK: errno.ENOSYS,
@@ -381,7 +398,6 @@ REFUSED: Final[dict[int, int]] = {
     Opcode.REMOVEMAPPING: errno.ENOSYS,
     Opcode.SYNCFS: errno.ENOSYS,
     Opcode.TMPFILE: errno.ENOSYS,
-    Opcode.STATX: errno.ENOSYS,
 }
 
 

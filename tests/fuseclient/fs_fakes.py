@@ -37,6 +37,7 @@ class Node:
     next_cookie: int = 3
     target: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    flags: int = 0
 
     @property
     def is_dir(self) -> bool:
@@ -49,7 +50,7 @@ class Node:
         size = 4096 if self.is_dir else len(self.target) or len(self.content)
         fields = AttrFields(
             self.ino, size, -(-len(self.content) // 512), *seconds, *rest, self.mode, self.nlink, self.uid, self.gid,
-            self.rdev, 4096, 0, 0, self.parent, self.version, self.data_version, int(not self.xattrs), 0,
+            self.rdev, 4096, 0, 0, self.parent, self.version, self.data_version, int(not self.xattrs), self.flags,
         )  # fmt: skip
         return Attr.of(fields).raw
 
@@ -107,8 +108,9 @@ class FakeMeta:
         response = self._execute(request)
         op = request.WhichOneof("op")
         made = getattr(request, op)
-        if op in ("setattr", "commit_slices", "setxattr"):
-            self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=made.ino, data=op != "setxattr")))
+        if op in ("setattr", "commit_slices", "setxattr", "set_flags"):
+            data = op in ("setattr", "commit_slices")
+            self.notify(pb.Notification(inval_inode=pb.InvalInode(ino=made.ino, data=data)))
             return response
         self.notify(pb.Notification(inval_entry=pb.InvalEntry(parent=made.parent, name=made.name)))
         if op == "rename":
@@ -367,6 +369,12 @@ class FakeMeta:
             node.mtime_ns = r.mtime_ns
         if r.valid & 0x90 == 0x10:
             node.atime_ns = r.atime_ns
+        return pb.Response(attr=node.raw())
+
+    def _set_flags(self, r: pb.SetFlags) -> pb.Response:
+        node = self._node(r.ino)
+        node.flags = r.flags
+        self._touch(node)
         return pb.Response(attr=node.raw())
 
     def _getxattr(self, r: pb.GetXattr) -> pb.Response:

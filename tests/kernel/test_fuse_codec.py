@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuseclient.attr import Attr
-from fuseclient.kernel import codec, protocol, replies
+from fuseclient.kernel import codec, file_attributes, protocol, replies
 from fuseclient.kernel.codec import ProtocolError
 from fuseclient.kernel.protocol import InitFlag, Opcode
 from fuseclient.operations import DirItem, Opened, StatFs
@@ -72,6 +73,16 @@ REQUESTS = [
         codec.Fallocate(3, 4096, 8192, 3),
     ),
     (Opcode.LSEEK, "0300000000000000 0010000000000000 04000000 00000000", codec.Lseek(3, 4096, 4)),
+    (
+        Opcode.IOCTL,
+        "0300000000000000 00000000 02660840 0000000000000000 04000000 00000000 30000000",
+        codec.Ioctl(3, 0, 0x40086602, 0, 4, 0, b"0\0\0\0"),
+    ),
+    (
+        Opcode.STATX,
+        "01000000 00000000 0300000000000000 00600000 ff0f0000",
+        codec.Statx(1, 3, 0x6000, 0xFFF),
+    ),
     (
         Opcode.INIT,
         "07000000 2d000000 00000200 00000040 80000000" + "00000000" * 11,
@@ -197,6 +208,37 @@ def test_absence_is_an_entry_without_a_node() -> None:
 
 def test_attributes() -> None:
     hexes(REPLIES.attr(7, attr(10)), f"78000000 00000000 0700000000000000 0200000000000000 00000000 00000000 {ATTR_HEX}")
+
+
+def test_statx_tells_when_a_file_was_born() -> None:
+    born = attr(10).fields._replace(btime_ns=-1, rdev=0x12345678 & 0xFFF0FFFF | 0x300)
+    reply = REPLIES.statx(7, Attr.of(born))
+    assert len(reply) == 16 + 32 + 256
+    hexes(reply[:48], "30010000 00000000 0700000000000000 0200000000000000 00000000" + "00" * 20)
+    mask, blksize = struct.unpack_from("<II", reply, 48)
+    assert (mask, blksize) == (0xFFF, 4096)
+    assert struct.unpack_from("<IIIH", reply, 64) == (1, 1000, 1001, 0o100644)
+    assert struct.unpack_from("<QQQ", reply, 80) == (10, 5, 8)
+    times = [struct.unpack_from("<qI", reply, 48 + 64 + 16 * n) for n in range(4)]
+    assert times == [(1, 4), (-1, 999_999_999), (3, 6), (2, 5)]
+    major, minor = struct.unpack_from("<II", reply, 48 + 128)
+    assert (major, minor) == (os.major(born.rdev), os.minor(born.rdev))
+
+
+@pytest.mark.parametrize(
+    ("cmd", "out_size", "flags", "answer"),
+    [
+        (0x80086601, 4, 0x50, "50000000"),
+        (0x80086601, 8, 0x50, "5000000000000000"),
+        (0x80046601, 4, 0x20, "20000000"),
+        (0x801C581F, 28, 0x10, "08000000" + "00" * 24),
+        (0x801C581F, 28, 0x70, "98000000" + "00" * 24),
+        (0x40086602, 0, 0x10, ""),
+    ],
+)
+def test_inode_flags_are_answered_in_the_size_that_was_asked_for(cmd: int, out_size: int, flags: int, answer: str) -> None:
+    request_ = codec.Ioctl(3, 0, cmd, 0, 0, out_size, b"")
+    hexes(file_attributes.answer(request_, flags), "00" * 16 + answer)
 
 
 def test_created_is_an_entry_and_an_open_file() -> None:

@@ -47,6 +47,8 @@ STRUCTS = [
     (p.INTERRUPT_IN, "fuse_interrupt_in", "unique"),
     (p.FALLOCATE_IN, "fuse_fallocate_in", "fh offset length mode"),
     (p.LSEEK_IN, "fuse_lseek_in", "fh offset whence"),
+    (p.IOCTL_IN, "fuse_ioctl_in", "fh flags cmd arg in_size out_size"),
+    (p.IOCTL_OUT, "fuse_ioctl_out", "result flags in_iovs out_iovs"),
     (p.OPEN_OUT, "fuse_open_out", "fh open_flags"),
     (p.WRITE_OUT, "fuse_write_out", "size"),
     (p.STATFS_OUT, "fuse_kstatfs", "blocks bfree bavail files ffree bsize namelen frsize"),

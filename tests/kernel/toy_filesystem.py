@@ -57,6 +57,7 @@ class ToyFilesystem:
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755, Caller(os.getuid(), os.getgid(), 0), ROOT)}
         self.next_ino = 100
         self.forgotten: list[int] = []
+        self.flags: dict[int, int] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.open_files = 0
         self.direct_io = False
@@ -254,6 +255,13 @@ class ToyFilesystem:
     async def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
         if self.node(ino).xattrs.pop(name, None) is None:
             raise FsError(errno.ENODATA)
+
+    def getflags(self, ino: int) -> int:
+        return self.flags.get(ino, 0)
+
+    async def setflags(self, ino: int, flags: int, caller: Caller) -> int:
+        self.flags[ino] = flags
+        return flags
 
     def statfs(self, ino: int) -> StatFs:
         return StatFs(4096, 1000, 400, 50, 20, 255)

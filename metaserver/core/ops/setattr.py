@@ -71,10 +71,10 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
     if op.valid & _READ:
         return _note_read(txn, ctx, inode, op)
     valid = op.valid & _ALL
-    if not valid:
-        return Result(0, "", inode)
     if inode.flags:
         _require_flags(inode, valid)
+    if not valid:
+        return Result(0, "", inode)
     _require_size(txn, inode, op, valid)
     if op.cred.enforce:
         _require_owner_rights(txn, inode, op, valid)
@@ -108,7 +108,7 @@ def _note_read(txn: WriteTxn, ctx: Context, inode: Inode, op: SetAttr) -> Result
 
 def _require_flags(inode: Inode, valid: int) -> None:
     """Of what is append-only both times may be set to now, and nothing else."""
-    if valid & ~(_TIMES | _CTIME) or valid & _BOTH_NOW != _BOTH_NOW:
+    if valid & ~(_TIMES | _CTIME) or (valid & _TIMES and valid & _BOTH_NOW != _BOTH_NOW):
         require_free(inode)
     require_mutable(inode)
 
