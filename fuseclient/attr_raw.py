@@ -21,8 +21,11 @@ _U32: Final = struct.Struct("<I")
 _I64: Final = struct.Struct("<q")
 _u64_at: Final = _U64.unpack_from
 _u32_at: Final = _U32.unpack_from
+_TIMES: Final = struct.Struct("<qqqIII")
 _SIZE: Final = 8
 _BLOCKS: Final = 16
+_ATIME_S: Final = 24
+_ATIME_NSEC: Final = 48
 _CTIME_S: Final = 40
 _MTIME_S: Final = 32
 _MTIME_NSEC: Final = 52
@@ -87,6 +90,21 @@ def lacks_xattrs(attr: Attr) -> bool:
     """Whether it is known that the inode has no extended attribute at all."""
     flags: int = _u32_at(attr.raw, _FLAGS)[0]
     return bool(flags & NO_XATTRS)
+
+
+def times_of(attr: Attr) -> tuple[int, int, int]:
+    """atime, mtime, ctime in nanoseconds."""
+    atime, mtime, ctime, atime_nsec, mtime_nsec, ctime_nsec = _TIMES.unpack_from(attr.raw, _ATIME_S)
+    return atime * NS + atime_nsec, mtime * NS + mtime_nsec, ctime * NS + ctime_nsec
+
+
+def with_atime(attr: Attr, atime_ns: int) -> Attr:
+    """The attributes after a read that the metadata service has not heard of yet."""
+    raw = bytearray(attr.raw)
+    seconds, nanoseconds = divmod(atime_ns, NS)
+    _I64.pack_into(raw, _ATIME_S, seconds)
+    _U32.pack_into(raw, _ATIME_NSEC, nanoseconds)
+    return Attr(bytes(raw))
 
 
 def without_privilege(mode: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
@@ -25,11 +26,13 @@ from fuseclient.namespace import cred_of
 from fuseclient.open_files import OpenFile
 from fuseclient.operations import IMMUTABLE_FL, OPEN_KILL_PRIV, Caller, Opened
 from fuseclient.permission import flags_allow, may_open
+from fuseclient.recent import Recent
 from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from fuseclient.access_times import AccessTimes
     from fuseclient.attr import Attr
     from fuseclient.knowledge import Knowledge
     from fuseclient.namespace import Namespace
@@ -39,12 +42,24 @@ FILE_SIZE_MAX: Final = 2**57
 FATTR_SIZE: Final = 1 << 3
 FATTR_KILL_SUIDGID: Final = 1 << 11
 _FLAGS_SENT: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC
+_ASKED_MAX: Final = 100_000
 _SYSTEM: Final = Caller(0, 0, 0)
 
 
 class FileIo:
-    def __init__(self, known: Knowledge, names: Namespace) -> None:
+    def __init__(
+        self,
+        known: Knowledge,
+        names: Namespace,
+        times: AccessTimes,
+        clock: Callable[[], float] = time.monotonic,
+        open_cache_s: float = 0.0,
+    ) -> None:
         self._known = known
+        self._times = times
+        self._clock = clock
+        self._open_cache_s = open_cache_s
+        self._asked: Recent[int, float] = Recent(_ASKED_MAX)  # when a file was last opened at the server
         self._meta = known.meta
         self._attrs = known.attrs
         self._files = known.files
@@ -72,6 +87,10 @@ class FileIo:
         return file.local(attr), self._opened(file, flags, attr)
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Opened:
+        if self._open_cache_s and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            attr, asked = self._attrs.get(ino), self._asked.get(ino)
+            if attr is not None and asked is not None and self._clock() - asked < self._open_cache_s:
+                return self._open_on_trust(attr, flags)
         file, attr = await self._ask_open(ino, flags, caller)
         try:
             if flags & os.O_TRUNC:
@@ -80,6 +99,27 @@ class FileIo:
             self._closed(file)
             raise
         return self._opened(file, flags, attr)
+
+    def _open_on_trust(self, attr: Attr, flags: int) -> Opened:
+        """Without waiting for the server, which learns behind that the file is held open."""
+        file = self._opening(attr)
+        file.refresh(attr)
+        if not file.holds:
+            file.opens += 1
+            self._known.behind(self._hold(file), f"holding inode {file.ino} open")
+        return self._opened(file, flags, attr)
+
+    async def _hold(self, file: OpenFile) -> None:
+        try:
+            tick = self._attrs.tick
+            response = await self._meta.read(pb.Request(open=pb.Open(ino=file.ino, cred=cred_of(_SYSTEM))))
+            file.holds += 1
+            self._known.learn(response.attr, tick)
+        except FsError:
+            file.stale = True  # it is gone; the next read says so
+            raise
+        finally:
+            self._closed(file)
 
     async def _ask_open(self, ino: int, flags: int, caller: Caller) -> tuple[OpenFile, Attr]:
         """Open at the server. The file counts one more opening, which the caller makes a handle of or takes back."""
@@ -93,6 +133,8 @@ class FileIo:
         file = self._opening(attr)
         file.holds += 1
         file.refresh(attr)
+        if self._open_cache_s:
+            self._asked.put(ino, self._clock())
         if wanted and not file.data.dirty and attr.raw == response.attr and file.version == version_of(attr):
             extents = [Extent(e.pos, e.len, e.slice, e.off, e.size, e.inline) for e in response.extents if e.chunk == 0]
             file.data.prime(extents, {inline.slice: inline.data for inline in response.inline_data})
@@ -113,6 +155,12 @@ class FileIo:
         keep = self._known.pages.get(ino) == version
         if not keep:
             self._known.pages.put(ino, version)
+        times = self._times
+        if times.counted and flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME and times.due(attr):
+            if keep and size_of(attr):
+                times.note(ino)
+            else:
+                file.unread = True
         return Opened(self._handles.open_file(file, flags), keep_cache=keep, direct_io=bool(flags & os.O_DIRECT))
 
     def release(self, ino: int, fh: int) -> None:
@@ -160,10 +208,18 @@ class FileIo:
         file = self._files.get(ino)
         if file is None or file.stale:
             return self._read(ino, fh, offset, size)
+        if file.unread:
+            self._first_read(file)
         return file.data.read(offset, size)
+
+    def _first_read(self, file: OpenFile) -> None:
+        file.unread = False
+        self._times.note(file.ino)
 
     async def _read(self, ino: int, fh: int, offset: int, size: int) -> Sequence[Buffer]:
         file = await self._current(ino, fh)
+        if file.unread:
+            self._first_read(file)
         found = file.data.read(offset, size)
         return await found if isinstance(found, Awaitable) else found
 

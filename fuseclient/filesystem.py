@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fuseclient.access_times import RELATIME, AccessTimes
 from fuseclient.attr_cache import LIMIT as ATTRS_MAX
 from fuseclient.attributes import Attributes
 from fuseclient.dir_cache import HUGE
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Seconds for which the kernel may trust what it was told; bounds of the caches."""
+    """Seconds for which the kernel, or an open, may trust what it was told; access times; bounds of the caches."""
 
     entry_ttl_s: float = 1.0
     attr_ttl_s: float = 1.0
     negative_ttl_s: float = 1.0
+    dir_cache_s: float = 0.0
+    open_cache_s: float = 0.0
+    atime: str = RELATIME
     attrs_max: int = ATTRS_MAX
     entries_max: int = ENTRIES_MAX
     huge_directory: int = HUGE
@@ -64,9 +68,10 @@ class FileSystem:
         known = self.known = Knowledge(
             meta, data, attrs_max=options.attrs_max, entries_max=options.entries_max, huge=options.huge_directory
         )
-        listings = Listings(known, clock, options.page_entries)
+        times = self._times = AccessTimes(known, options.atime)
+        listings = Listings(known, times, clock, options.page_entries, options.dir_cache_s)
         names = Namespace(known, listings)
-        files = self._files = FileIo(known, names)
+        files = self._files = FileIo(known, names, times, clock, options.open_cache_s)
         attributes = Attributes(known, files, clock, options.acl)
         meta.on_notification = known.notified
         meta.on_reset = self._reset
@@ -120,6 +125,7 @@ class FileSystem:
 
     async def close(self) -> None:
         """Store what is dirty and finish what is under way."""
+        self._times.close()
         await self.known.settled()
         await self._data.close()
         await self.known.settled()

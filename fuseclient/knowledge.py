@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PAGES_MAX: Final = 100_000
 _TARGETS_MAX: Final = 20_000
+_LISTINGS_MAX: Final = 20_000
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,8 @@ class Knowledge:
         self.xattrs = AbsentXattrs()
         #: inode -> data_version of the pages that the kernel may hold; what this mount writes keeps them right
         self.pages: Recent[int, int] = Recent(_PAGES_MAX)
+        #: directory -> when the kernel began to keep its listing (`--dir-cache`)
+        self.kept_listings: Recent[int, float] = Recent(_LISTINGS_MAX)
         self._tasks: set[asyncio.Task[object]] = set()
         data.on_commit = self.committed
 
@@ -121,6 +124,7 @@ class Knowledge:
             parent, name = entry.parent, entry.name
             self.dirs.doubt(parent, name)
             self.attrs.drop(parent)
+            self.kept_listings.drop(parent)
             if self.kernel is not None:
                 self.kernel.invalidate_entry(parent, name)
 
@@ -140,6 +144,7 @@ class Knowledge:
         self.attrs.clear()
         self.dirs.clear()
         self.xattrs.clear()
+        self.kept_listings.clear()
         for file in self.files.values():
             file.stale = True
             if self.kernel is not None:

@@ -24,6 +24,7 @@ from protos import meta_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from fuseclient.access_times import AccessTimes
     from fuseclient.directory import Directory
     from fuseclient.knowledge import Knowledge
     from fuseclient.operations import Caller
@@ -39,8 +40,17 @@ _DIRECTORY: Final = 4  # S_IFDIR >> 12
 
 
 class Listings:
-    def __init__(self, known: Knowledge, clock: Callable[[], float], page_entries: int = PAGE_ENTRIES) -> None:
+    def __init__(
+        self,
+        known: Knowledge,
+        times: AccessTimes,
+        clock: Callable[[], float],
+        page_entries: int = PAGE_ENTRIES,
+        dir_cache_s: float = 0.0,
+    ) -> None:
         self._known = known
+        self._times = times
+        self._dir_cache_s = dir_cache_s
         self._meta = known.meta
         self._attrs = known.attrs
         self._dirs = known.dirs
@@ -51,7 +61,18 @@ class Listings:
     # directory handles
 
     def opendir(self, ino: int, caller: Caller) -> Opened:
-        return Opened(self._handles.open_dir(ino))
+        fh = self._handles.open_dir(ino)
+        if not self._dir_cache_s:
+            return Opened(fh)
+        # The kernel keeps the listing that the readers of this opening get, and answers from one that is young enough.
+        kept, now = self._known.kept_listings, self._clock()
+        since = kept.get(ino)
+        keep = since is not None and now - since < self._dir_cache_s
+        if keep:
+            self._times.note_if_due(ino)
+        else:
+            kept.put(ino, now)
+        return Opened(fh, keep_cache=keep, cache_dir=True)
 
     def releasedir(self, ino: int, fh: int) -> None:
         handle = self._handles.dirs.pop(fh, None)
@@ -62,6 +83,8 @@ class Listings:
         handle = self._handles.dirs.get(fh)
         if handle is None:
             handle = self._handles.dirs[fh] = DirHandle(ino)
+        if not cookie and self._times.counted:
+            self._times.note_if_due(ino)
         directory = handle.window or self._dirs.at(ino)
         directory.used = True
         if directory.exact and directory.covers(cookie):

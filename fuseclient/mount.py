@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import structlog
 import uvloop
 
+from fuseclient.access_times import NOATIME, RELATIME, STRICTATIME
 from fuseclient.data.block_cache import BlockCache
 from fuseclient.data.data_path import StoreDataPath
 from fuseclient.data.object_store import ObjectStoreError
@@ -54,8 +55,9 @@ _OPTIONS: Final = {
     "dev": ("nodev", False),
     "noexec": ("noexec", True),
     "exec": ("noexec", False),
-    "noatime": ("noatime", True),
-    "relatime": ("noatime", False),
+    "noatime": ("atime", NOATIME),
+    "relatime": ("atime", RELATIME),
+    "strictatime": ("atime", STRICTATIME),
     "allow_other": ("allow_other", True),
     "nonempty": ("nonempty", True),
 }
@@ -75,6 +77,8 @@ class MountConfig:
     buffer_bytes: int = 300 << 20
     attr_ttl_s: float = 1.0
     entry_ttl_s: float = 1.0
+    dir_cache_s: float = 0.0
+    open_cache_s: float = 0.0
     driver: str = "kernel"
     access: Access = field(default_factory=Access)
 
@@ -108,11 +112,7 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
         store = await asyncio.to_thread(_open_store, meta.settings.store_url)
         stack.callback(store.close)
         data = _data_path(config, meta, store, stack)
-        files = FileSystem(
-            meta,
-            data,
-            Options(entry_ttl_s=config.entry_ttl_s, attr_ttl_s=config.attr_ttl_s, negative_ttl_s=config.entry_ttl_s),
-        )
+        files = FileSystem(meta, data, _file_system_options(config, options))
         stack.push_async_callback(files.close)
         deletes = DeleteWorker(meta, store, config.url.volume, meta.settings.block_bytes)
         meta.on_deletes_waiting = deletes.wake
@@ -127,6 +127,17 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
             await _serve_driver(driver, announce)
             log.info("unmounted", mountpoint=str(config.mountpoint))
     return 0
+
+
+def _file_system_options(config: MountConfig, options: kernel_mount.MountOptions) -> Options:
+    return Options(
+        entry_ttl_s=config.entry_ttl_s,
+        attr_ttl_s=config.attr_ttl_s,
+        negative_ttl_s=config.entry_ttl_s,
+        dir_cache_s=config.dir_cache_s,
+        open_cache_s=config.open_cache_s,
+        atime=NOATIME if options.read_only else options.atime,
+    )
 
 
 def _open_store(url: str) -> ObjectStore:

@@ -21,7 +21,21 @@ _FIXED: Final = IMMUTABLE_FL | APPEND_FL
 
 
 class OpenFile:
-    __slots__ = ("_merged", "_turn", "data", "fixed", "gone", "holds", "ino", "killing", "losses", "opens", "stale", "version")
+    __slots__ = (
+        "_merged",
+        "_turn",
+        "data",
+        "fixed",
+        "gone",
+        "holds",
+        "ino",
+        "killing",
+        "losses",
+        "opens",
+        "stale",
+        "unread",
+        "version",
+    )
 
     def __init__(self, ino: int, data: FileData, version: int) -> None:
         self.ino = ino
@@ -31,6 +45,7 @@ class OpenFile:
         self.holds = 0  # how often the server's hold was counted for us
         self.stale = False  # somebody else changed the file: ask before using it
         self.fixed = 0  # the flags among immutable and append-only that it has
+        self.unread = False  # the next read counts for the access time
         self.gone = False  # no name is left; what is dirty at the last close is of no use to anybody
         self.killing = False  # a write that clears setuid and setgid is not committed yet
         self.losses = 0  # how often a session ended with writes that were not stored

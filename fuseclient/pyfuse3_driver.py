@@ -387,7 +387,7 @@ def _words(options: MountOptions) -> set[str]:
         (options.allow_other, "allow_other"),
         (options.read_only, "ro"),
         (options.noexec, "noexec"),
-        (options.noatime, "noatime"),
+        (options.atime == "noatime", "noatime"),
         (not options.nosuid, "suid"),
         (not options.nodev, "dev"),
     )

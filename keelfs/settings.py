@@ -40,8 +40,10 @@ class Settings(BaseSettings):
     cache_dir: str = ""  # empty: /var/cache/keelfs for root, ~/.cache/keelfs for others
     cache_size: str = "10GiB"
     buffer_size: str = "300MiB"
-    attr_timeout: str = "1s"
-    entry_timeout: str = "1s"
+    attr_cache: str = "1s"
+    entry_cache: str = "1s"
+    dir_cache: str = "0s"
+    open_cache: str = "0s"
     driver: str = "kernel"
     tls_ca: str = ""  # PEM files: the cluster's authority, and what this client shows; without any, plain text
     tls_cert: str = ""

@@ -34,6 +34,7 @@ NAME_BYTES_MAX: Final = 4096  # beyond the file system's own limit, so that the 
 PATH_BYTES_MAX: Final = 4096
 SLICES_MAX: Final = 1024
 FINISHED_MAX: Final = 4096
+READS_MAX: Final = 4096
 LEASE_MAX: Final = 1 << 20
 GROUPS_MAX: Final = 65536
 PROTOCOL: Final = 1
@@ -116,6 +117,11 @@ def _check_finish(r: meta_pb2.Request) -> None:
         raise FsError(errno.E2BIG, f"more than {FINISHED_MAX} slices")
 
 
+def _check_reads(r: meta_pb2.Request) -> None:
+    if len(r.note_reads.inodes) > READS_MAX:
+        raise FsError(errno.E2BIG, f"more than {READS_MAX} inodes")
+
+
 _CHECKS: Final[dict[str, Callable[[meta_pb2.Request], None]]] = {
     "create": lambda r: _check_name(r.create.name),
     "mkdir": lambda r: _check_name(r.mkdir.name),
@@ -130,6 +136,7 @@ _CHECKS: Final[dict[str, Callable[[meta_pb2.Request], None]]] = {
     "removexattr": lambda r: _check_xattr_name(r.removexattr.name),
     "lease_ids": _check_lease,
     "finish_deletes": _check_finish,
+    "note_reads": _check_reads,
 }
 
 
@@ -259,6 +266,11 @@ def _set_flags(r: meta_pb2.Request) -> ops.Op:
     return ops.SetFlags(Ino(m.ino), m.flags, decode_cred(m.cred))
 
 
+def _note_reads(r: meta_pb2.Request) -> ops.Op:
+    m = r.note_reads
+    return ops.NoteReads(tuple([Ino(ino) for ino in m.inodes]), m.atime_ns)
+
+
 CHANGES: Final[dict[str, Callable[[meta_pb2.Request], ops.Op]]] = {
     "create": _create,
     "mkdir": _mkdir,
@@ -280,6 +292,7 @@ CHANGES: Final[dict[str, Callable[[meta_pb2.Request], ops.Op]]] = {
     "copy_range": _copy_range,
     "tmpfile": _tmpfile,
     "set_flags": _set_flags,
+    "note_reads": _note_reads,
 }
 
 

@@ -311,6 +311,7 @@ class Request(_message.Message):
     COPY_RANGE_FIELD_NUMBER: _builtins.int
     TMPFILE_FIELD_NUMBER: _builtins.int
     SET_FLAGS_FIELD_NUMBER: _builtins.int
+    NOTE_READS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     seq: _builtins.int
     @_builtins.property
@@ -385,6 +386,8 @@ class Request(_message.Message):
     def tmpfile(self) -> Global___TmpFile: ...
     @_builtins.property
     def set_flags(self) -> Global___SetFlags: ...
+    @_builtins.property
+    def note_reads(self) -> Global___NoteReads: ...
     def __init__(
         self,
         *,
@@ -424,12 +427,13 @@ class Request(_message.Message):
         copy_range: Global___CopyRange | None = ...,
         tmpfile: Global___TmpFile | None = ...,
         set_flags: Global___SetFlags | None = ...,
+        note_reads: Global___NoteReads | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "note_reads", b"note_reads", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "id", b"id", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "seq", b"seq", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cancel_lock", b"cancel_lock", "claim_deletes", b"claim_deletes", "commit_slices", b"commit_slices", "copy_range", b"copy_range", "create", b"create", "fallocate", b"fallocate", "finish_deletes", b"finish_deletes", "get_lock", b"get_lock", "getattr", b"getattr", "getxattr", b"getxattr", "id", b"id", "lease_ids", b"lease_ids", "link", b"link", "listxattr", b"listxattr", "lock_wait", b"lock_wait", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "note_reads", b"note_reads", "op", b"op", "open", b"open", "read_slices", b"read_slices", "readdir", b"readdir", "readlink", b"readlink", "removexattr", b"removexattr", "rename", b"rename", "resolve", b"resolve", "rmdir", b"rmdir", "seq", b"seq", "set_flags", b"set_flags", "set_lock", b"set_lock", "setattr", b"setattr", "setxattr", b"setxattr", "statfs", b"statfs", "symlink", b"symlink", "tmpfile", b"tmpfile", "unlink", b"unlink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "getattr", "readlink", "readdir", "open", "read_slices", "getxattr", "listxattr", "statfs", "claim_deletes", "access", "resolve", "get_lock", "lock_wait", "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "commit_slices", "setxattr", "removexattr", "lease_ids", "finish_deletes", "set_lock", "cancel_lock", "fallocate", "copy_range", "tmpfile", "set_flags"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "getattr", "readlink", "readdir", "open", "read_slices", "getxattr", "listxattr", "statfs", "claim_deletes", "access", "resolve", "get_lock", "lock_wait", "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "commit_slices", "setxattr", "removexattr", "lease_ids", "finish_deletes", "set_lock", "cancel_lock", "fallocate", "copy_range", "tmpfile", "set_flags", "note_reads"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -547,7 +551,7 @@ class Open(_message.Message):
     CRED_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     flags: _builtins.int
-    """O_ACCMODE bits of open(2)"""
+    """of open(2): O_ACCMODE, O_APPEND, O_TRUNC, FMODE_EXEC (0x20); the rest is ignored"""
     want_slices: _builtins.bool
     @_builtins.property
     def cred(self) -> Global___Cred: ...
@@ -1463,6 +1467,29 @@ class SetFlags(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetFlags: _TypeAlias = SetFlags  # noqa: Y015
+
+@_typing.final
+class NoteReads(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INODES_FIELD_NUMBER: _builtins.int
+    ATIME_NS_FIELD_NUMBER: _builtins.int
+    atime_ns: _builtins.int
+    @_builtins.property
+    def inodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        inodes: _abc.Iterable[_builtins.int] | None = ...,
+        atime_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["atime_ns", b"atime_ns", "inodes", b"inodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteReads: _TypeAlias = NoteReads  # noqa: Y015
 
 @_typing.final
 class Response(_message.Message):

@@ -29,6 +29,7 @@ _MOUNTINFO: Final = "/proc/self/mountinfo"
 _FUSERMOUNT: Final = "fusermount3"
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_NOATIME = 1, 2, 4, 8, 1024
+_MS_STRICTATIME = 1 << 24
 _MNT_FORCE, _MNT_DETACH, _UMOUNT_NOFOLLOW = 1, 2, 8
 
 
@@ -48,7 +49,7 @@ class MountOptions:
     nosuid: bool = True
     nodev: bool = True
     noexec: bool = False
-    noatime: bool = False
+    atime: str = "relatime"  # or noatime, strictatime: who counts reads is the file system, the kernel only shows it
     nonempty: bool = False  # mount over whatever is there
     max_read: int = 1 << 20
 
@@ -194,7 +195,8 @@ def _mount_call(path: str, fd: int, options: MountOptions) -> None:
             (options.nosuid, _MS_NOSUID),
             (options.nodev, _MS_NODEV),
             (options.noexec, _MS_NOEXEC),
-            (options.noatime, _MS_NOATIME),
+            (options.atime == "noatime", _MS_NOATIME),
+            (options.atime == "strictatime", _MS_STRICTATIME),
         )
         if wanted
     )
@@ -264,7 +266,7 @@ def _helper_words(options: MountOptions) -> list[str]:
         (options.nosuid, "nosuid", "suid"),
         (options.nodev, "nodev", "dev"),
         (options.noexec, "noexec", "exec"),
-        (options.noatime, "noatime", "atime"),
+        (options.atime == "noatime", "noatime", "atime"),
     )
     words = [on if wanted else off for wanted, on, off in switches]
     fsname = options.fsname.replace("\\", "\\\\").replace(",", "\\,")

@@ -40,13 +40,19 @@ def mount(
     url: Annotated[str, typer.Argument(metavar="URL", help="keel://host[:port]/volume[/subdir]")],
     mountpoint: Annotated[Path, typer.Argument(help="An empty directory.")],
     background: Annotated[bool, typer.Option("-d", "--background", help="Return as soon as the mount answers.")] = False,
-    options: Annotated[list[str], typer.Option("-o", help="Mount options: ro, noexec, nosuid, nodev, noatime, nonempty.")] = [],  # noqa: B006
+    options: Annotated[list[str], typer.Option("-o", help="ro, noexec, suid, dev, noatime, strictatime, nonempty.")] = [],  # noqa: B006
     read_only: Annotated[bool, typer.Option("--read-only", help="The same as -o ro.")] = False,
     cache_dir: Annotated[str, typer.Option(help="Directory for cached blocks.", show_default="/var/cache/keelfs")] = "",
     cache_size: Annotated[str, typer.Option(help="Largest size of the block cache; 0 = none.", show_default="10GiB")] = "",
     buffer_size: Annotated[str, typer.Option(help="Memory for written and read-ahead data.", show_default="300MiB")] = "",
-    attr_timeout: Annotated[str, typer.Option(help="How long the kernel keeps attributes.", show_default="1s")] = "",
-    entry_timeout: Annotated[str, typer.Option(help="How long the kernel keeps names.", show_default="1s")] = "",
+    attr_cache: Annotated[
+        str, typer.Option("--attr-cache", "--attr-timeout", help="How long the kernel keeps attributes.", show_default="1s")
+    ] = "",
+    entry_cache: Annotated[
+        str, typer.Option("--entry-cache", "--entry-timeout", help="How long the kernel keeps names.", show_default="1s")
+    ] = "",
+    dir_cache: Annotated[str, typer.Option(help="How long the kernel keeps listings.", show_default="0s")] = "",
+    open_cache: Annotated[str, typer.Option(help="How long an open for reading asks nobody.", show_default="0s")] = "",
     driver: Annotated[str, typer.Option(help="kernel (speaks /dev/fuse itself) or pyfuse3.", show_default="kernel")] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.", show_default="info")] = "",
     log_format: Annotated[str, typer.Option(help="console or json.", show_default="console")] = "",
@@ -75,8 +81,10 @@ def mount(
             cache_dir=_cache_dir(cache_dir or defaults.cache_dir),
             cache_bytes=parse_size(cache_size or defaults.cache_size),
             buffer_bytes=parse_size(buffer_size or defaults.buffer_size),
-            attr_ttl_s=parse_duration(attr_timeout or defaults.attr_timeout),
-            entry_ttl_s=parse_duration(entry_timeout or defaults.entry_timeout),
+            attr_ttl_s=parse_duration(attr_cache or defaults.attr_cache),
+            entry_ttl_s=parse_duration(entry_cache or defaults.entry_cache),
+            dir_cache_s=parse_duration(dir_cache or defaults.dir_cache),
+            open_cache_s=parse_duration(open_cache or defaults.open_cache),
             driver=driver or defaults.driver,
             access=defaults.access(),
         )

@@ -29,7 +29,6 @@ class SetAttrValid(enum.IntFlag):
     MTIME_NOW = 1 << 8
     CTIME = 1 << 10
     KILL_SUIDGID = 1 << 11
-    READ = 1 << 12  # ours: the access time of a read
 
 
 RENAME_NOREPLACE: Final = 1
@@ -257,6 +256,14 @@ class SetFlags:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteReads:
+    """These inodes were read, the last of them at this time."""
+
+    inodes: tuple[Ino, ...]
+    atime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
     volume: int
     root: Ino
@@ -323,6 +330,7 @@ Op = (
     | CopyRange
     | TmpFile
     | SetFlags
+    | NoteReads
     | OpenSession
     | CloseSession
     | CreateVolume

@@ -206,9 +206,10 @@ class Script:
         numbers = [int(word) if word not in ("now", "omit") else 0 for word in (atime, mtime)]
         return self.setattr(path, valid, at=numbers[0], mt=numbers[1])
 
-    def do_note_read(self, path: str, ago: str) -> str:
-        """A read so many seconds before the entry's time; negative: a reader's clock that is ahead."""
-        return self.setattr(path, SetAttrValid.READ, at=self.world.now_ns + (1 - int(ago)) * 1_000_000_000)
+    def do_note_reads(self, ago: str, *paths: str) -> str:
+        """Reads so many seconds before the entry's time; negative: a reader's clock that is ahead."""
+        inodes = tuple(self.ino(path) for path in paths)
+        return self.answer(e.NoteReads(inodes, self.world.now_ns + (1 - int(ago)) * 1_000_000_000))
 
     def do_touch(self, path: str) -> str:
         """utimensat(2) without times, as the kernel sends it: four bits."""

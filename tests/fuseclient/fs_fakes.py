@@ -65,6 +65,7 @@ class FakeMeta:
         self.cookies = cookies
         self.counts: Counter[str] = Counter()
         self.changes = self.reads = 0
+        self.noted = 0
         self.holds: Counter[int] = Counter()
         self.index = 0
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755, nlink=2)}
@@ -370,6 +371,14 @@ class FakeMeta:
         if r.valid & 0x90 == 0x10:
             node.atime_ns = r.atime_ns
         return pb.Response(attr=node.raw())
+
+    def _note_reads(self, r: pb.NoteReads) -> pb.Response:
+        self.noted += len(r.inodes)
+        for ino in r.inodes:
+            node = self.nodes.get(ino)
+            if node is not None:
+                node.atime_ns = max(node.atime_ns, r.atime_ns)
+        return pb.Response(count=len(r.inodes))
 
     def _set_flags(self, r: pb.SetFlags) -> pb.Response:
         node = self._node(r.ino)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_filesystem_listing import walk
 from test_filesystem_names import answer
 
+from fuseclient.access_times import NOATIME
 from fuseclient.errors import FsError
 from fuseclient.filesystem import FileSystem, Options
 from fuseclient.operations import Changes
@@ -39,7 +40,7 @@ step = st.one_of(
 class Run:
     def __init__(self, cookies: bool, huge: int) -> None:
         self.meta = FakeMeta(cookies=cookies)
-        self.fs = FileSystem(self.meta, FakeData(self.meta), Options(page_entries=3, huge_directory=huge))
+        self.fs = FileSystem(self.meta, FakeData(self.meta), Options(page_entries=3, huge_directory=huge, atime=NOATIME))
         self.calls: list[asyncio.Task] = []
         self.busy: set[tuple[int, bytes]] = set()
 

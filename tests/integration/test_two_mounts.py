@@ -36,7 +36,7 @@ def pair(scratch: Path) -> Iterator[Cluster]:
     with Cluster(Path(tempfile.mkdtemp(dir=scratch))) as cluster:
         cluster.start_unmounted("--block-size", "256KiB")
         for name in ("a", "b"):
-            cluster.mount(name, "--attr-timeout", "60s", "--entry-timeout", "60s")
+            cluster.mount(name, "--attr-cache", "60s", "--entry-cache", "60s")
         yield cluster
 
 

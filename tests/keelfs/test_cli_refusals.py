@@ -189,7 +189,7 @@ def test_option_values_that_make_no_sense(refused: Refused, cluster: Cluster, ho
     refused(2, "'much' is not a size", *mount, "--cache-size", "much")
     refused(2, "'-1MiB' is not a size", *mount, "--buffer-size=-1MiB")
     refused(2, "buffer_bytes", *mount, "--buffer-size", "1MiB")
-    refused(2, "'soon' is not a duration", *mount, "--attr-timeout", "soon")
+    refused(2, "'soon' is not a duration", *mount, "--attr-cache", "soon")
     refused(2, "no mount option bind", *mount, "-o", "ro,bind")
     refused(2, "no driver 'nfs'", *mount, "--driver", "nfs")
     refused(2, "log level 'loud'", *mount, "--log-level", "loud")
@@ -210,7 +210,7 @@ def fresh(home: Path) -> Path:
         ("cache_sise = '1GiB'", "cache_sise"),
         ("cache_size = [", "not valid TOML"),
         ("cache_size = 'lots'", "'lots' is not a size"),
-        ("attr_timeout = 'x'", "'x' is not a duration"),
+        ("attr_cache = 'x'", "'x' is not a duration"),
         ("driver = 3", "driver"),
         (None, "does not exist"),
     ],

@@ -5,8 +5,7 @@ so does a truncation by who is not root; a chmod by who is not in the file's gro
 link is EOPNOTSUPP. A chmod changes the access ACL too, whether or not the volume has ACLs on. With enforce, permission to
 write is asked for a truncation (an open descriptor is the client's word).
 
-Of an immutable inode nothing changes, of an append-only one the times to now (EPERM). READ, alone, is no change that anybody
-asked for: it moves the access time forward and leaves the rest, ctime too.
+Of an immutable inode nothing changes, of an append-only one the times to now (EPERM).
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ _ATIME_NOW: Final = int(SetAttrValid.ATIME_NOW)
 _MTIME_NOW: Final = int(SetAttrValid.MTIME_NOW)
 _CTIME: Final = int(SetAttrValid.CTIME)
 _KILL: Final = int(SetAttrValid.KILL_SUIDGID)
-_READ: Final = int(SetAttrValid.READ)
 _OWNERSHIP: Final = _UID | _GID
 _TIMES: Final = _ATIME | _MTIME | _ATIME_NOW | _MTIME_NOW
 _BOTH_NOW: Final = _ATIME_NOW | _MTIME_NOW
@@ -68,8 +66,6 @@ class Cut(NamedTuple):
 
 def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
     inode = load_for(txn, ctx, op.ino)
-    if op.valid & _READ:
-        return _note_read(txn, ctx, inode, op)
     valid = op.valid & _ALL
     if inode.flags:
         _require_flags(inode, valid)
@@ -92,18 +88,6 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
         changed = changed._replace(acl=acl_store.change_mode(txn, inode.acl, changed.mode))
     directory.store(txn, changed)
     return Result(0, "", changed)
-
-
-def _note_read(txn: WriteTxn, ctx: Context, inode: Inode, op: SetAttr) -> Result:
-    """Somebody read at op.atime_ns: the access time never goes back, nothing else moves, and no flag is in the way."""
-    if op.valid != _READ:
-        raise FsError(errno.EINVAL, "READ stands alone")
-    atime = min(op.atime_ns, ctx.now_ns)
-    if atime <= inode.atime_ns:
-        return Result(0, "", inode)
-    inode = inode._replace(atime_ns=atime, version=ctx.version)
-    directory.store(txn, inode)
-    return Result(0, "", inode)
 
 
 def _require_flags(inode: Inode, valid: int) -> None:
