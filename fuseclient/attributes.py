@@ -140,7 +140,7 @@ class Attributes:
         return inode_flags_of(await self._after_commit(file, change))
 
     def access(self, ino: int, mask: int, caller: Caller) -> Awaitable[None] | None:
-        """The kernel decides by mode and owner (default_permissions)."""
+        """The kernel decides by mode, owner and ACL (default_permissions)."""
         return None
 
     # extended attributes
@@ -159,6 +159,9 @@ class Attributes:
         try:
             response = await self._meta.read(request)
         except FsError as error:
+            if error.errno == errno.EOPNOTSUPP and name in _ACLS:
+                # Switched off since we mounted. Our kernel still asks for every permission, and would refuse with the answer.
+                raise FsError(errno.ENODATA) from error
             if error.errno == errno.ENODATA and self._attrs.fresh(ino, tick):
                 self._known.xattrs.note(ino, name)
             raise
@@ -172,10 +175,11 @@ class Attributes:
         response = await self._meta.read(pb.Request(listxattr=pb.ListXattr(ino=ino)))
         return bytes(response.data)
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller, kill_sgid: bool = False) -> None:
         if name in _ACLS and not self._acl:
             raise FsError(errno.EOPNOTSUPP)  # an ACL that nobody enforces is better not stored
-        change = pb.SetXattr(ino=ino, name=name, value=value, flags=flags, cred=cred_of(caller))
+        cred = cred_of(caller)
+        change = pb.SetXattr(ino=ino, name=name, value=value, flags=flags, cred=cred, clear_setgid=kill_sgid)
         await self._change_xattr(ino, pb.Request(setxattr=change))
 
     async def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:

@@ -18,14 +18,14 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
-from fuseclient.attr_raw import data_version_of, mode_of, size_of, version_of
+from fuseclient.attr_raw import data_version_of, lacks_xattrs, mode_of, size_of, version_of
 from fuseclient.data.slices import CHUNK_BYTES, Extent
 from fuseclient.errors import FsError
 from fuseclient.handles import Handle, flags_of
 from fuseclient.namespace import cred_of
 from fuseclient.open_files import OpenFile
 from fuseclient.operations import IMMUTABLE_FL, OPEN_KILL_PRIV, Caller, Opened
-from fuseclient.permission import flags_allow, may_open
+from fuseclient.permission import enforced_cred, flags_allow, may_open, wanted_by
 from fuseclient.recent import Recent
 from protos import meta_pb2 as pb
 
@@ -74,17 +74,25 @@ class FileIo:
         file.holds += 1
         try:
             if response.existed:
-                # The kernel took the name for free and checked nothing but the directory.
-                if not stat.S_ISREG(mode_of(attr)) or not may_open(attr, flags, caller):
-                    raise FsError(errno.EACCES)
-                if not flags_allow(attr, flags):
-                    raise FsError(errno.EPERM)
+                await self._require_open(attr, flags, caller)
                 if flags & os.O_TRUNC:
                     attr = await self._cut(file, flags, caller)
         except BaseException:
             self._closed(file)
             raise
         return file.local(attr), self._opened(file, flags, attr)
+
+    async def _require_open(self, attr: Attr, flags: int, caller: Caller) -> None:
+        """The kernel took the name for free and checked nothing but the directory."""
+        if not stat.S_ISREG(mode_of(attr)):
+            raise FsError(errno.EACCES)
+        if not lacks_xattrs(attr):
+            asking = pb.Access(ino=attr.ino, mask=wanted_by(flags), cred=enforced_cred(caller))
+            await self._meta.read(pb.Request(access=asking))
+        elif not may_open(attr, flags, caller):
+            raise FsError(errno.EACCES)
+        if not flags_allow(attr, flags):
+            raise FsError(errno.EPERM)
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Opened:
         if self._open_cache_s and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:

@@ -48,7 +48,7 @@ class Options:
     entries_max: int = ENTRIES_MAX
     huge_directory: int = HUGE
     page_entries: int = PAGE_ENTRIES
-    acl: bool = False
+    acl: bool = False  # POSIX ACLs: the volume has them on, and the driver makes the kernel enforce them
 
 
 DEFAULTS: Final = Options()
@@ -61,6 +61,7 @@ class FileSystem:
         self, meta: MetaApi, data: DataPath, options: Options = DEFAULTS, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.root = meta.root
+        self.acl = options.acl
         self.entry_ttl_s = options.entry_ttl_s
         self.attr_ttl_s = options.attr_ttl_s
         self.negative_ttl_s = options.negative_ttl_s

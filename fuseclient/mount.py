@@ -33,6 +33,8 @@ from fuseclient.errors import ClientError
 from fuseclient.filesystem import FileSystem, Options
 from fuseclient.kernel import mount as kernel_mount
 from fuseclient.kernel.loop import KernelDriver
+from fuseclient.kernel.negotiation import WANTED, DriverOptions
+from fuseclient.kernel.protocol import InitFlag
 from fuseclient.meta_client import MetaClient
 from fuseclient.slice_service import MetaSliceService
 from fuseclient.tls import Access
@@ -112,7 +114,8 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
         store = await asyncio.to_thread(_open_store, meta.settings.store_url)
         stack.callback(store.close)
         data = _data_path(config, meta, store, stack)
-        files = FileSystem(meta, data, _file_system_options(config, options))
+        acl = meta.settings.acl and config.driver == "kernel"
+        files = FileSystem(meta, data, _file_system_options(config, options, acl=acl))
         stack.push_async_callback(files.close)
         deletes = DeleteWorker(meta, store, config.url.volume, meta.settings.block_bytes)
         meta.on_deletes_waiting = deletes.wake
@@ -123,13 +126,15 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
             log.info("mounted", url=str(config.url), mountpoint=str(config.mountpoint), driver=config.driver)
             ready()
 
+        if meta.settings.acl and not files.acl:
+            log.warning("this driver has no ACLs: they are neither shown nor enforced on this mount", driver=config.driver)
         async with _DRIVERS[config.driver](config, options, files) as driver:
             await _serve_driver(driver, announce)
             log.info("unmounted", mountpoint=str(config.mountpoint))
     return 0
 
 
-def _file_system_options(config: MountConfig, options: kernel_mount.MountOptions) -> Options:
+def _file_system_options(config: MountConfig, options: kernel_mount.MountOptions, *, acl: bool) -> Options:
     return Options(
         entry_ttl_s=config.entry_ttl_s,
         attr_ttl_s=config.attr_ttl_s,
@@ -137,6 +142,7 @@ def _file_system_options(config: MountConfig, options: kernel_mount.MountOptions
         dir_cache_s=config.dir_cache_s,
         open_cache_s=config.open_cache_s,
         atime=NOATIME if options.read_only else options.atime,
+        acl=acl,
     )
 
 
@@ -189,7 +195,8 @@ class Driver(Protocol):
 async def _kernel_driver(config: MountConfig, options: kernel_mount.MountOptions, files: FileSystem) -> AsyncIterator[Driver]:
     mounted = await asyncio.to_thread(kernel_mount.mount, config.mountpoint, options)
     try:
-        driver = KernelDriver(mounted.fd, files, unmount=mounted.unmount)
+        wanted = WANTED | InitFlag.POSIX_ACL if files.acl else WANTED
+        driver = KernelDriver(mounted.fd, files, DriverOptions(wanted=int(wanted)), unmount=mounted.unmount)
         reading_ahead = asyncio.create_task(_read_ahead(driver, mounted))
         yield driver
         reading_ahead.cancel()

@@ -1,7 +1,8 @@
 """What the kernel cannot check for us.
 
 A create that found the file there: the kernel believed that the name was free, so it checked the directory and not the file.
-And inode flags, which a FUSE mount's kernel does not know. Everything else is checked by default_permissions.
+Permission bits are looked at here; of a file that may have an ACL the server is asked, with the caller's groups. And inode
+flags, which a FUSE mount's kernel does not know. Everything else is checked by default_permissions.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fuseclient.attr_raw import inode_flags_of
 from fuseclient.operations import APPEND_FL, IMMUTABLE_FL
+from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
     from fuseclient.attr import Attr
@@ -54,11 +56,21 @@ def flags_allow(attr: Attr, flags: int) -> bool:
     return not fixed & IMMUTABLE_FL
 
 
+def wanted_by(flags: int) -> int:
+    """What access(2) would be asked for: r 4, w 2."""
+    return _WANTED.get(flags & os.O_ACCMODE, 6) | (2 if flags & os.O_TRUNC else 0)
+
+
+def enforced_cred(caller: Caller) -> pb.Cred:
+    """The caller with all groups, for the server to check."""
+    return pb.Cred(uid=caller.uid, gid=caller.gid, groups=sorted(groups_of(caller.pid)), enforce=True)
+
+
 def may_open(attr: Attr, flags: int, caller: Caller) -> bool:
     """Whether the caller may open the file with these flags, by its permission bits."""
     if caller.uid == 0:
         return True
-    wanted = _WANTED.get(flags & os.O_ACCMODE, 6) | (2 if flags & os.O_TRUNC else 0)
+    wanted = wanted_by(flags)
     fields = attr.fields
     if caller.uid == fields.uid:
         granted = fields.mode >> 6

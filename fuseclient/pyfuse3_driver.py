@@ -1,7 +1,8 @@
 """The same Operations served through libfuse, for those who want that path: a thin adapter for pyfuse3 3.5.
 
 The default driver is fuseclient/kernel; this one exists beside it and lacks, because pyfuse3 does:
-- DONT_MASK: the kernel applies the umask itself, so a default ACL is cut by it; operations see umask 0.
+- POSIX_ACL and DONT_MASK: ACLs are not shown (EOPNOTSUPP) and the kernel enforces the mode alone, whose group bits are a
+  list's mask; what is made under a default ACL has it, but cut by the umask. `keelfs mount` says so on a volume with ACLs.
 - RENAME flags are passed, but fallocate, SEEK_DATA/SEEK_HOLE, O_TMPFILE and locks across mounts are not there at all.
 - HANDLE_KILLPRIV_V2: set-id bits are cleared by a setattr of the kernel's own, after a look at the attributes.
 - O_TRUNC that is atomic with the open, the open file behind a getattr, cached listings, INTERRUPT.

@@ -26,6 +26,7 @@ class VolumeSettings:
     store_url: str
     block_bytes: int = 4 << 20
     inline_bytes: int = 4096
+    acl: bool = True  # POSIX ACLs are in force
     uuid: str = ""  # of this volume and no other, even of the same name on the same store; empty for volumes made without one
     other: Mapping[str, object] = field(default_factory=dict)
 
@@ -49,7 +50,10 @@ class VolumeSettings:
         uuid = found.pop("uuid", "")
         if not isinstance(uuid, str) or len(uuid) > UUID_MAX:
             raise _wrong(f"'uuid' is not a text of at most {UUID_MAX} characters")
-        return cls(store, block, _size(found, "inline_bytes", 4096, 0, INLINE_BYTES_MAX), uuid, found)
+        acl = found.pop("acl", True)
+        if not isinstance(acl, bool):
+            raise _wrong(f"'acl' is {acl!r}, not true or false")
+        return cls(store, block, _size(found, "inline_bytes", 4096, 0, INLINE_BYTES_MAX), acl, uuid, found)
 
 
 def _size(found: dict[str, object], key: str, default: int, low: int, high: int) -> int:

@@ -93,6 +93,10 @@ class AdminClient:
     def volume(self, name: str) -> admin_pb2.Volume:
         return self._call("GetVolume", admin_pb2.GetVolumeRequest(name=name), reads=True)  # type: ignore[no-any-return]
 
+    def set_volume(self, name: str, changes_json: str) -> admin_pb2.Volume:
+        request = admin_pb2.SetVolumeRequest(name=name, settings_json=changes_json)
+        return self._call("SetVolume", request)  # type: ignore[no-any-return]
+
     def destroy_volume(self, name: str, *, force: bool) -> admin_pb2.DestroyVolumeReply:
         request = admin_pb2.DestroyVolumeRequest(name=name, force=force)
         return self._call("DestroyVolume", request, timeout_s=_LONG_S)  # type: ignore[no-any-return]

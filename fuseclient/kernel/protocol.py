@@ -163,6 +163,7 @@ FSYNC_FDATASYNC: Final = 1 << 0
 RELEASE_FLUSH: Final = 1 << 0
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 EXPIRE_ONLY: Final = 1 << 0
+SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 
 # statx: what an answer holds
 STATX_BASIC_STATS: Final = 0x7FF

@@ -164,7 +164,8 @@ def _listxattr(port: Port, ino: int, r: codec.ListXattr, caller: Caller) -> Any:
 
 
 def _setxattr(port: Port, ino: int, r: codec.SetXattr, caller: Caller) -> Any:
-    return port.operations.setxattr(ino, r.name, r.value, r.flags, caller)
+    kill_sgid = bool(r.setxattr_flags & p.SETXATTR_ACL_KILL_SGID)
+    return port.operations.setxattr(ino, r.name, r.value, r.flags, caller, kill_sgid)
 
 
 def _removexattr(port: Port, ino: int, r: codec.Named, caller: Caller) -> Any:

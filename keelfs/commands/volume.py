@@ -1,4 +1,4 @@
-"""`keelfs format` and `keelfs volume list|show|destroy`."""
+"""`keelfs format` and `keelfs volume list|show|set|destroy`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fuseclient.errors import ClientError
 from fuseclient.volume_url import VolumeUrl
 from keelfs.admin_client import admin
 from keelfs.commands.connection import reaching
 from keelfs.console import emit_fields, emit_json, emit_table, say, size_text, time_text
+from keelfs.exit_codes import ExitCode
 from keelfs.quantity import parse_size
 from keelfs.target import server_admin_addresses
 
 if TYPE_CHECKING:
     from protos import admin_pb2
 
-app = typer.Typer(help="List, show and destroy volumes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, change and destroy volumes.", no_args_is_help=True)
 
 AdminOption = Annotated[str, typer.Option("--admin", help="Admin address, when it is not the port after the server's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 ServerArgument = Annotated[str, typer.Argument(help="keel://host:port or host:port; default: the configured server.")]
+AclOption = Annotated[bool, typer.Option(help="POSIX ACLs: kept, shown and enforced.")]
 UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="keel://host[:port]/volume")]
 
 
@@ -59,6 +62,7 @@ def format_volume(
     inline: Annotated[str, typer.Option(help="Writes up to this size are kept in the metadata; 0 to 64KiB.")] = "4KiB",
     capacity: Annotated[str, typer.Option(help="Largest total size; 0 = no limit.")] = "0",
     inodes: Annotated[int, typer.Option(min=0, help="Largest number of files; 0 = no limit.")] = 0,
+    acl: AclOption = True,
     admin_at: AdminOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +76,7 @@ def format_volume(
         "inline_bytes": parse_size(inline),
         "capacity_bytes": parse_size(capacity),
         "capacity_inodes": inodes,
+        "acl": acl,
     }
     with admin(server_admin_addresses(url, admin_at)) as client:
         made = create_volume(client, target.volume, wanted)
@@ -102,6 +107,25 @@ def show_volume(url: UrlArgument, admin_at: AdminOption = "", as_json: JsonOptio
     """Show one volume's settings and usage."""
     with admin(server_admin_addresses(url, admin_at)) as client:
         _show(client.volume(VolumeUrl.parse(url).volume), as_json)
+
+
+@app.command("set")
+@reaching
+def set_volume(
+    url: UrlArgument,
+    acl: Annotated[bool | None, typer.Option(help="POSIX ACLs: kept, shown and enforced.")] = None,
+    admin_at: AdminOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Change a volume's settings. Mounts follow when they are mounted the next time."""
+    changes = {name: value for name, value in (("acl", acl),) if value is not None}
+    if not changes:
+        raise ClientError("say what to change: --acl or --no-acl", exit_code=ExitCode.USAGE)
+    with admin(server_admin_addresses(url, admin_at)) as client:
+        changed = client.set_volume(VolumeUrl.parse(url).volume, json.dumps(changes))
+    if not as_json:
+        say(f"volume {changed.name} is changed; mounts that are there now follow when they are mounted again")
+    _show(changed, as_json)
 
 
 @app.command("destroy")

@@ -1,8 +1,9 @@
 """Changing an inode's access control lists: who may, what becomes of the mode, and what is written.
 
 Setting an access list sets the permission bits too, and one that says no more than they do is not kept. Taking one away
-leaves the bits as they are (so do local file systems; `setfacl -b` sets a plain list instead). A default list is kept as it is
-given. An empty one is none. Flags CREATE and REPLACE mean nothing here: Linux drops them too.
+leaves the bits as they are (so do local file systems; `setfacl -b` sets a plain list instead), and it is no error when there
+is none. A default list is kept as it is given. An empty one is none. Flags CREATE and REPLACE mean nothing here: Linux drops
+them too.
 
 The refusals come in the order of Linux: bytes that are no list, the inode's flags, no ACLs here, a default for what is no
 directory, not the owner, a list that is not good.
@@ -44,7 +45,7 @@ def set_acl(txn: WriteTxn, ctx: Context, inode: Inode, op: SetXattr) -> Inode:
         raise FsError(errno.EACCES, f"inode {inode.ino} is not a directory: it has no default ACL")
     require_owner(inode, op.cred)
     if not wanted:
-        return _removed(txn, ctx, inode, op.name) if number_of(inode, op.name) else inode
+        return _removed(txn, ctx, inode, op.name)
     acl.require_valid(wanted)
     if op.name == acl.DEFAULT:
         return _replace(txn, ctx, inode, op.name, wanted, inode.mode)
@@ -55,12 +56,10 @@ def set_acl(txn: WriteTxn, ctx: Context, inode: Inode, op: SetXattr) -> Inode:
 
 
 def remove_acl(txn: WriteTxn, ctx: Context, inode: Inode, name: bytes, cred: Cred) -> Inode:
-    """The inode after one of its lists was taken away, stored; ENODATA when it has none."""
+    """The inode after one of its lists was taken away, stored; no error when it has none."""
     require_free(inode)
     require_support(txn, inode)
     require_owner(inode, cred)
-    if not number_of(inode, name):
-        raise FsError(errno.ENODATA, "the inode has no such ACL")
     return _removed(txn, ctx, inode, name)
 
 
@@ -69,7 +68,7 @@ def number_of(inode: Inode, name: bytes) -> int:
 
 
 def _removed(txn: WriteTxn, ctx: Context, inode: Inode, name: bytes) -> Inode:
-    return _replace(txn, ctx, inode, name, None, inode.mode)
+    return _replace(txn, ctx, inode, name, None, inode.mode) if number_of(inode, name) else inode
 
 
 def _replace(txn: WriteTxn, ctx: Context, inode: Inode, name: bytes, new: Acl | None, mode: int) -> Inode:

@@ -92,7 +92,7 @@ def test_settings_are_read_and_unknown_ones_kept() -> None:
     settings = VolumeSettings.parse(
         '{"store": "file:///x", "block_bytes": 65536, "inline_bytes": 0, "uuid": "u", "trash_days": 3}'
     )
-    assert settings == VolumeSettings("file:///x", 65536, 0, "u", {"trash_days": 3})
+    assert settings == VolumeSettings("file:///x", 65536, 0, uuid="u", other={"trash_days": 3})
     assert VolumeSettings.parse("{}") == VolumeSettings("")
 
 

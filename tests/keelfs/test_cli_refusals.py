@@ -105,6 +105,7 @@ def test_no_server(refused: Refused, home: Path) -> None:
         ("status", url),
         ("volume", "list", url),
         ("volume", "show", url),
+        ("volume", "set", url, "--no-acl"),
         ("volume", "destroy", url, "--yes"),
         ("info", "1", "--url", url),
     ):
@@ -122,6 +123,8 @@ def test_a_volume_that_does_not_exist(refused: Refused, cluster: Cluster, home: 
     refused(10, "no volume", "mount", url, home)
     refused(10, "no volume", "mount", "-d", url, home)
     refused(10, "no volume", "volume", "show", url)
+    refused(10, "no volume", "volume", "set", url, "--acl")
+    refused(2, "say what to change", "volume", "set", url)
     refused(10, "no volume", "volume", "destroy", url, "--yes")
     refused(10, "no volume", "info", "1", "--url", url)
     refused(10, "no-subdir", "mount", f"{cluster.url}/no/such/directory", home)

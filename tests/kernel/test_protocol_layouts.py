@@ -79,7 +79,7 @@ CONSTANTS = {
     **{
         f"FUSE_{name}": value
         for name, value in vars(p).items()
-        if re.match("(GETATTR|OPEN|WRITE|FSYNC|RELEASE)_[A-Z]+", name) and isinstance(value, int)
+        if re.match("(GETATTR|OPEN|WRITE|FSYNC|RELEASE|SETXATTR)_[A-Z]+", name) and isinstance(value, int)
     },
     "FUSE_EXPIRE_ONLY": p.EXPIRE_ONLY,
     "FUSE_ROOT_ID": p.ROOT_ID,

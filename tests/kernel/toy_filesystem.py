@@ -246,7 +246,7 @@ class ToyFilesystem:
     def listxattr(self, ino: int) -> bytes:
         return b"".join(name + b"\0" for name in self.node(ino).xattrs)
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller, kill_sgid: bool = False) -> None:
         xattrs = self.node(ino).xattrs
         if flags & 1 and name in xattrs:
             raise FsError(errno.EEXIST)

@@ -48,6 +48,21 @@ async def test_volumes_are_made_shown_and_refused_twice(tmp_path):
         assert await refused(none) == (Code.NOT_FOUND, "no-volume", errno.ENOENT)
 
 
+async def test_settings_that_can_be_changed(tmp_path):
+    async with serving(tmp_path) as harness, harness.admin_stub() as stub:
+        before = json.loads((await stub.GetVolume(admin_pb2.GetVolumeRequest(name="vol"))).settings_json)
+        assert before["acl"] is True
+        for acl in (False, True):
+            changes = json.dumps({"acl": acl})
+            changed = await stub.SetVolume(admin_pb2.SetVolumeRequest(name="vol", settings_json=changes))
+            assert json.loads(changed.settings_json) == before | {"acl": acl}
+        for bad in ('{"acl":1}', '{"block_bytes":65536}', "[]", "{"):
+            refusal = stub.SetVolume(admin_pb2.SetVolumeRequest(name="vol", settings_json=bad))
+            assert await refused(refusal) == (Code.INVALID_ARGUMENT, "refused", errno.EINVAL)
+        none = stub.SetVolume(admin_pb2.SetVolumeRequest(name="none", settings_json="{}"))
+        assert await refused(none) == (Code.NOT_FOUND, "no-volume", errno.ENOENT)
+
+
 async def test_a_volume_in_use_is_destroyed_only_by_force(tmp_path):
     async with serving(tmp_path) as harness, harness.admin_stub() as stub:
         peer = await harness.peer()
