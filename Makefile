@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PROTOS := $(sort $(wildcard protos/*.proto))
 
-.PHONY: help setup setup-dev demo test lint protos protos-check lock soak bench clean
+.PHONY: help setup setup-dev demo test lint protos protos-check lock soak posix-suite bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,9 @@ test: lint       ## everything that must pass, in under 25 minutes on 2 cores
 
 soak: setup-dev  ## long runs: more rounds, more steps, radosgw
 	$(BIN)/python -m pytest -m soak
+
+posix-suite: setup ## pjdfstest, which is not part of this: SUITE=a built checkout, NODES=1 or 3
+	tests/posix_suite.sh "$(SUITE)" $(or $(NODES),1)
 
 bench: setup-dev ## ratios against a local directory and JuiceFS, written to bench/results
 	$(BIN)/python -m bench

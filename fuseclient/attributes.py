@@ -30,6 +30,7 @@ FATTR_SIZE: Final = 1 << 3
 FATTR_MTIME: Final = 1 << 5
 FATTR_MTIME_NOW: Final = 1 << 8
 FATTR_CTIME: Final = 1 << 10
+FATTR_KILL_SUIDGID: Final = 1 << 11
 #: FATTR_FH and FATTR_LOCKOWNER say something about the request, not about the file.
 _SENT: Final = 0xFFF & ~(1 << 6 | 1 << 9)
 _PRIVILEGED_FL: Final = IMMUTABLE_FL | APPEND_FL
@@ -74,7 +75,14 @@ class Attributes:
         return attr if file is None else file.local(attr)
 
     async def setattr(self, ino: int, changes: Changes, fh: int | None, caller: Caller) -> Attr:
+        """A change of nothing is a chown to nobody new, chown(path, -1, -1), or comes ahead of a write that says so itself. It
+        takes setuid and setgid away, and the kernel leaves it to us that only the owner or root may do that."""
         valid = changes.valid & _SENT
+        if not valid:
+            attr = await self._getattr(ino)
+            if caller.uid not in (0, attr.fields.uid):
+                return attr
+            valid = FATTR_KILL_SUIDGID
         change = pb.SetAttr(
             ino=ino,
             valid=valid,
