@@ -13,7 +13,7 @@ nodes=${2:-1}
 [ "$(id -u)" = 0 ] || { echo "posix_suite: needs root" >&2; exit 2; }
 command -v prove >/dev/null || { echo "posix_suite: needs prove, which comes with perl" >&2; exit 2; }
 here=$(cd "$(dirname "$0")/.." && pwd)
-keelfs() { PYTHONPATH="$here" KEELFS_CONFIG=/dev/null "$here/.venv/bin/python" -m keelfs "$@"; }
+keelfs() { PYTHONPATH="$here" "$here/.venv/bin/python" -m keelfs "$@"; }
 
 work=$(mktemp -d "${KEELFS_TEST_DIR:-/var/tmp}/keel-posix-XXXXXX")
 chmod 755 "$work"
