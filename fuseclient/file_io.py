@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 FILE_SIZE_MAX: Final = 2**57
 FATTR_SIZE: Final = 1 << 3
 FATTR_KILL_SUIDGID: Final = 1 << 11
-_FLAGS_SENT: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC
+_FMODE_EXEC: Final = 0o40  # a program is started: the kernel's word beside the flags of open(2)
+_FLAGS_SENT: Final = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | _FMODE_EXEC
 _ASKED_MAX: Final = 100_000
 _SYSTEM: Final = Caller(0, 0, 0)
 
@@ -95,7 +96,7 @@ class FileIo:
             raise FsError(errno.EPERM)
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Opened:
-        if self._open_cache_s and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+        if self._open_cache_s and not caller.enforce and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
             attr, asked = self._attrs.get(ino), self._asked.get(ino)
             if attr is not None and asked is not None and self._clock() - asked < self._open_cache_s:
                 return self._open_on_trust(attr, flags)

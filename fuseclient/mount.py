@@ -37,6 +37,7 @@ from fuseclient.kernel.negotiation import WANTED, DriverOptions
 from fuseclient.kernel.protocol import InitFlag
 from fuseclient.meta_client import MetaClient
 from fuseclient.slice_service import MetaSliceService
+from fuseclient.squash import Squash, SquashedFileSystem
 from fuseclient.tls import Access
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class MountConfig:
     entry_ttl_s: float = 1.0
     dir_cache_s: float = 0.0
     open_cache_s: float = 0.0
+    squash: Squash = Squash()  # noqa: RUF009  # a tuple: immutable
     driver: str = "kernel"
     access: Access = field(default_factory=Access)
 
@@ -93,7 +95,9 @@ class MountConfig:
         # Another user's programs may look in only where root, or /etc/fuse.conf, allows it.
         chosen: dict[str, Any] = {"allow_other": os.geteuid() == 0}
         chosen.update(_OPTIONS[option] for option in self.options)
-        return kernel_mount.MountOptions(fsname=str(self.url), **chosen)
+        # Where everybody is mapped, who calls says nothing about who may: the kernel is not to check.
+        checks = self.squash.who != "all"
+        return kernel_mount.MountOptions(fsname=str(self.url), default_permissions=checks, **chosen)
 
 
 def run_mount(config: MountConfig, ready: Callable[[], None]) -> int:
@@ -114,8 +118,7 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
         store = await asyncio.to_thread(_open_store, meta.settings.store_url)
         stack.callback(store.close)
         data = _data_path(config, meta, store, stack)
-        acl = meta.settings.acl and config.driver == "kernel"
-        files = FileSystem(meta, data, _file_system_options(config, options, acl=acl))
+        files = _file_system(config, options, meta, data)
         stack.push_async_callback(files.close)
         deletes = DeleteWorker(meta, store, config.url.volume, meta.settings.block_bytes)
         meta.on_deletes_waiting = deletes.wake
@@ -134,16 +137,21 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
     return 0
 
 
-def _file_system_options(config: MountConfig, options: kernel_mount.MountOptions, *, acl: bool) -> Options:
-    return Options(
-        entry_ttl_s=config.entry_ttl_s,
+def _file_system(config: MountConfig, options: kernel_mount.MountOptions, meta: MetaClient, data: StoreDataPath) -> FileSystem:
+    # The kernel lets root through to what it knows; so that every lookup is asked, it knows no names.
+    squashed = config.squash.who != "none"
+    entry_ttl_s = 0.0 if squashed else config.entry_ttl_s
+    chosen = Options(
+        entry_ttl_s=entry_ttl_s,
         attr_ttl_s=config.attr_ttl_s,
-        negative_ttl_s=config.entry_ttl_s,
+        negative_ttl_s=entry_ttl_s,
         dir_cache_s=config.dir_cache_s,
         open_cache_s=config.open_cache_s,
         atime=NOATIME if options.read_only else options.atime,
-        acl=acl,
+        # A kernel that enforces ACLs checks every caller as the one that it knows.
+        acl=meta.settings.acl and config.driver == "kernel" and config.squash.who != "all",
     )
+    return SquashedFileSystem(meta, data, config.squash, chosen) if squashed else FileSystem(meta, data, chosen)
 
 
 def _open_store(url: str) -> ObjectStore:

@@ -30,6 +30,8 @@ _DOTS: Final = (b".", b"..")
 
 
 def cred_of(caller: Caller) -> pb.Cred:
+    if caller.enforce:
+        return pb.Cred(uid=caller.uid, gid=caller.gid, enforce=True)
     return pb.Cred(uid=caller.uid, gid=caller.gid)
 
 

@@ -33,11 +33,12 @@ NODUMP_FL: Final = 0x40
 
 
 class Caller(NamedTuple):
-    """The process behind a request, as its kernel names it."""
+    """The process behind a request, as its kernel names it. `enforce`: the kernel has not checked what it may (squash.py)."""
 
     uid: int
     gid: int
     pid: int
+    enforce: bool = False
 
 
 class Opened(NamedTuple):

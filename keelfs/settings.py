@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     entry_cache: str = "1s"
     dir_cache: str = "0s"
     open_cache: str = "0s"
+    squash: str = "none"
     driver: str = "kernel"
     tls_ca: str = ""  # PEM files: the cluster's authority, and what this client shows; without any, plain text
     tls_cert: str = ""

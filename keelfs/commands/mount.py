@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from keelfs.mounted import MountRecord, log_path, wait_for_end
 from keelfs.quantity import parse_duration, parse_size
 from keelfs.settings import settings
 from keelfs.target import mount_of
+
+if TYPE_CHECKING:
+    from fuseclient.squash import Squash
 
 #: Mount options that `-o` understands besides the kernel's own (ro, rw, noexec, ...), for mount(8) and fstab.
 _FSTAB_NOISE = {"defaults", "_netdev", "nofail", "auto", "noauto", "user", "nouser", "users"}
@@ -34,6 +37,14 @@ def _mount_options(texts: list[str], read_only: bool) -> tuple[str, ...]:
     options = [part for text in texts for part in text.split(",") if part and part not in _FSTAB_NOISE]
     options = [part for part in options if not part.startswith("x-")]
     return (*options, *(("ro",) if read_only and "ro" not in options else ()))
+
+
+def _squash(who: str, anon_uid: int, anon_gid: int) -> Squash:
+    from fuseclient.squash import WHO, Squash
+
+    if who not in WHO:
+        raise ClientError(f"--squash {who!r} is none of {', '.join(WHO)}", exit_code=ExitCode.USAGE)
+    return Squash(who, anon_uid, anon_gid)
 
 
 def mount(
@@ -53,6 +64,9 @@ def mount(
     ] = "",
     dir_cache: Annotated[str, typer.Option(help="How long the kernel keeps listings.", show_default="0s")] = "",
     open_cache: Annotated[str, typer.Option(help="How long an open for reading asks nobody.", show_default="0s")] = "",
+    squash: Annotated[str, typer.Option(help="Who is nobody to the volume: none, root or all.", show_default="none")] = "",
+    anon_uid: Annotated[int, typer.Option(help="Whom --squash makes of them.", min=0, max=2**32 - 2)] = 65534,
+    anon_gid: Annotated[int, typer.Option(help="The group of that user.", min=0, max=2**32 - 2)] = 65534,
     driver: Annotated[str, typer.Option(help="kernel (speaks /dev/fuse itself) or pyfuse3.", show_default="kernel")] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.", show_default="info")] = "",
     log_format: Annotated[str, typer.Option(help="console or json.", show_default="console")] = "",
@@ -85,6 +99,7 @@ def mount(
             entry_ttl_s=parse_duration(entry_cache or defaults.entry_cache),
             dir_cache_s=parse_duration(dir_cache or defaults.dir_cache),
             open_cache_s=parse_duration(open_cache or defaults.open_cache),
+            squash=_squash(squash or defaults.squash, anon_uid, anon_gid),
             driver=driver or defaults.driver,
             access=defaults.access(),
         )

@@ -235,3 +235,201 @@ def test_noatime_and_strictatime(cluster: Cluster, here: Path, mounted: Callable
     roots = [str(cluster.home / name) for name in ("mnt", "m0", "m1")]
     assert ["relatime" in options[root] for root in roots] == [True, False, False]
     assert "noatime" in options[roots[1]]
+
+
+# --- squash
+
+
+def as_user(uid: int, gid: int, action: Callable[[], object]) -> int:
+    """The errno that the action gives a process of this user without other groups, 0 if none."""
+    child = os.fork()
+    if child == 0:
+        code = 0
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            action()
+        except OSError as refused:
+            code = refused.errno or 255
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def opened(path: Path, flags: int) -> None:
+    os.close(os.open(path, flags))
+
+
+def scene(folder: Path, anon: int) -> None:
+    """Things of root, of user 1000 and of `anon`, open to more and to fewer."""
+    folder.chmod(0o777)
+    for name, owner, mode in (
+        ("roots", 0, 0o600),
+        ("roots-shown", 0, 0o644),
+        ("users", 1000, 0o600),
+        ("users-shared", 1000, 0o666),
+        ("anons", anon, 0o600),
+        ("anons-program", anon, 0o711),
+    ):
+        path = folder / name
+        path.write_bytes(b"#!/bin/true\n" if "program" in name else b"contents")
+        os.chown(path, owner, owner)
+        path.chmod(mode)
+    for name, owner, mode in (
+        ("roots-dir", 0, 0o755),
+        ("roots-secret", 0, 0o700),
+        ("list-only", 0, 0o744),
+        ("anons-dir", anon, 0o700),
+    ):
+        path = folder / name
+        path.mkdir()
+        (path / "inside").write_bytes(b"inside")
+        os.chown(path, owner, owner)
+        os.chown(path / "inside", owner, owner)
+        path.chmod(mode)
+    os.setxattr(folder / "anons", "user.there", b"1")
+    os.setxattr(folder / "roots", "user.there", b"1")
+
+
+SQUASHED: dict[str, Callable[[Path], object]] = {
+    "read-roots": lambda d: opened(d / "roots", os.O_RDONLY),
+    "read-roots-shown": lambda d: opened(d / "roots-shown", os.O_RDONLY),
+    "write-roots-shown": lambda d: opened(d / "roots-shown", os.O_WRONLY),
+    "read-users": lambda d: opened(d / "users", os.O_RDONLY),
+    "write-shared": lambda d: opened(d / "users-shared", os.O_RDWR | os.O_APPEND),
+    "cut-shared": lambda d: os.truncate(d / "users-shared", 3),
+    "cut-roots-shown": lambda d: os.truncate(d / "roots-shown", 3),
+    "cut-open-roots-shown": lambda d: opened(d / "roots-shown", os.O_WRONLY | os.O_TRUNC),
+    "read-anons": lambda d: opened(d / "anons", os.O_RDWR),
+    "exec-anons": lambda d: subprocess.run([d / "anons-program"], check=True),
+    "exec-roots": lambda d: subprocess.run([d / "roots-shown"], check=False),
+    "chmod-roots": lambda d: (d / "roots").chmod(0o666),
+    "chmod-anons": lambda d: (d / "anons").chmod(0o640),
+    "chown-away": lambda d: os.chown(d / "anons", 1000, -1),
+    "chown-take": lambda d: os.chown(d / "roots", os.geteuid(), -1),
+    "utime-anons": lambda d: os.utime(d / "anons", ns=(5, 5)),
+    "utime-roots": lambda d: os.utime(d / "roots", ns=(5, 5)),
+    "touch-shared": lambda d: os.utime(d / "users-shared"),
+    "create": lambda d: opened(d / "new", os.O_WRONLY | os.O_CREAT | os.O_EXCL),
+    "create-in-roots": lambda d: opened(d / "roots-dir" / "new", os.O_WRONLY | os.O_CREAT),
+    "mkdir-in-anons": lambda d: (d / "anons-dir" / "new").mkdir(),
+    "unlink-in-roots": lambda d: (d / "roots-dir" / "inside").unlink(),
+    "rename-out-of-roots": lambda d: (d / "roots-dir" / "inside").rename(d / "out"),
+    "rename-in-anons": lambda d: (d / "anons-dir" / "inside").rename(d / "anons-dir" / "new"),
+    "stat-in-roots": lambda d: (d / "roots-dir" / "inside").stat(),
+    "stat-in-secret": lambda d: (d / "roots-secret" / "inside").stat(),
+    "list-secret": lambda d: os.listdir(d / "roots-secret"),
+    "list-list-only": lambda d: os.listdir(d / "list-only"),
+    "stat-in-list-only": lambda d: [os.listdir(d / "list-only"), (d / "list-only" / "inside").stat()],
+    "list-anons": lambda d: os.listdir(d / "anons-dir"),
+    "getxattr-roots": lambda d: os.getxattr(d / "roots", "user.there"),
+    "getxattr-anons": lambda d: os.getxattr(d / "anons", "user.there"),
+    "setxattr-anons": lambda d: os.setxattr(d / "anons", "user.new", b"1"),
+    "setxattr-shown": lambda d: os.setxattr(d / "roots-shown", "user.new", b"1"),
+    "mknod-device": lambda d: os.mknod(d / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+    "mkfifo": lambda d: os.mkfifo(d / "fifo"),
+    "link-anons": lambda d: os.link(d / "anons", d / "linked"),
+    "symlink": lambda d: (d / "symbolic").symlink_to("anons"),
+}
+#: What a kernel refuses to who is not root in name, before a file system is asked.
+ROOTS_ALONE = {"mknod-device"}
+
+
+@pytest.mark.parametrize("call", SQUASHED)
+@pytest.mark.parametrize("who", ["root", "all"])
+def test_a_squashed_caller_may_do_what_anon_may_on_a_local_file_system(
+    cluster: Cluster, here: Path, squashed: Callable[[str], Path], who: str, call: str
+) -> None:
+    """Root, and under `all` user 1000 as well, on the mount; uid 4321 without groups on ext4."""
+    anon = 4321
+    local = cluster.home / f"local-{who}-{call}"
+    local.mkdir()
+    act = SQUASHED[call]
+    scene(local, anon)
+    expected = as_user(anon, anon, lambda: act(local))
+    for uid in (0, 1000) if who == "all" else (0,):
+        if uid and call in ROOTS_ALONE:
+            continue
+        folder = here / str(uid)
+        folder.mkdir()
+        scene(folder, anon)
+        there = elsewhere(squashed(who), folder, cluster)
+        wait_for(lambda path=there: (path / "symbolic").parent.exists(), "the scene", 5)
+        assert as_user(uid, uid, lambda path=there: act(path)) == expected, f"uid {uid}"
+
+
+@pytest.fixture(scope="module")
+def squashed(cluster: Cluster) -> Iterator[Callable[[str], Path]]:
+    made: dict[str, Path] = {}
+
+    def mount(who: str) -> Path:
+        if who not in made:
+            options = ("--squash", who, "--anon-uid", "4321", "--anon-gid", "4321")
+            made[who] = cluster.mount(f"squash-{who}", *options)
+        return made[who]
+
+    yield mount
+    for who in made:
+        cluster.unmount(f"squash-{who}")
+
+
+def test_who_owns_what_is_made(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:
+    here.chmod(0o777)
+    for who, owners in (("root", {0: 4321, 1000: 1000}), ("all", {0: 4321, 1000: 4321})):
+        for uid, owner in owners.items():
+            name = f"{who}-{uid}"
+            there = elsewhere(squashed(who), here / name, cluster)
+            assert as_user(uid, uid, lambda path=there: path.write_bytes(b"x")) == 0
+            made = (here / name).stat()
+            assert (made.st_uid, made.st_gid) == (owner, owner), name
+
+
+def test_others_than_root_are_themselves(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:
+    scene(here, 4321)
+    there = elsewhere(squashed("root"), here, cluster)
+    assert as_user(1000, 1000, lambda: opened(there / "users", os.O_RDWR)) == 0
+    assert as_user(1000, 1000, lambda: opened(there / "roots", os.O_RDONLY)) == errno.EACCES
+    assert as_user(1000, 1000, lambda: (there / "roots-secret" / "inside").stat()) == errno.EACCES
+
+
+def test_roots_writes_take_set_id_away(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:
+    """The kernel sees root write, which keeps them; to the volume it was anon."""
+    here.chmod(0o777)
+    for name, act in (
+        ("write", lambda path: path.open("r+b").close() or write_some(path)),
+        ("cut", lambda path: os.truncate(path, 1)),
+        ("cut-open", lambda path: opened(path, os.O_WRONLY | os.O_TRUNC)),
+    ):
+        file = here / name
+        file.write_bytes(b"contents")
+        os.chown(file, 4321, 4321)
+        file.chmod(0o6777)
+        there = elsewhere(squashed("root"), file, cluster)
+        assert there.stat().st_mode & 0o7777 == 0o6777
+        act(there)
+        wait_for(lambda path=file: path.stat().st_mode & 0o7777 == 0o777, f"{name}: the bits to fall", 5)
+
+
+def write_some(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b"x")
+    os.close(fd)
+
+
+def test_a_descriptor_goes_on_to_allow(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:
+    file = here / "f"
+    file.write_bytes(b"contents")
+    os.chown(file, 4321, 4321)
+    there = elsewhere(squashed("root"), file, cluster)
+    fd = os.open(there, os.O_RDWR)
+    try:
+        file.chmod(0o400)
+        os.chown(file, 0, 0)
+        os.pwrite(fd, b"C", 0)
+        os.ftruncate(fd, 4)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    wait_for(lambda: file.read_bytes() == b"Cont", "what was written", 5)
+    assert refusal(lambda: os.open(there, os.O_RDONLY)) == errno.EACCES

@@ -193,6 +193,7 @@ def test_option_values_that_make_no_sense(refused: Refused, cluster: Cluster, ho
     refused(2, "'-1MiB' is not a size", *mount, "--buffer-size=-1MiB")
     refused(2, "buffer_bytes", *mount, "--buffer-size", "1MiB")
     refused(2, "'soon' is not a duration", *mount, "--attr-cache", "soon")
+    refused(2, "--squash 'some' is none of none, root, all", *mount, "--squash", "some")
     refused(2, "no mount option bind", *mount, "-o", "ro,bind")
     refused(2, "no driver 'nfs'", *mount, "--driver", "nfs")
     refused(2, "log level 'loud'", *mount, "--log-level", "loud")
