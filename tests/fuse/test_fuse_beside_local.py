@@ -1,24 +1,31 @@
-"""A real mount and a plain local directory, side by side: every call gives the same result, errno, contents and attributes.
+"""Two real mounts of one volume, taken in turn, and a plain local directory, side by side: every call gives the same result,
+errno, contents and attributes.
 
 Hypothesis chooses the calls. What may differ is not compared: inode numbers, sizes of directories, and times that no call has
-set. Half of the calls run as an ordinary user, so permissions are compared too. Opens do not block, since a name may be a FIFO;
-devices are left out, since the mount is nodev.
+set. Most calls run as ordinary users, so permissions are compared too. Opens do not block, since a name may be a FIFO;
+devices are left out, since the mount is nodev. A call of Linux alone that needs no more than a path is a row of LINUX_CALLS.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
+import itertools
 import mmap
 import os
 import shutil
 import stat
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.fuse.cluster import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
     from tests.fuse.cluster import Cluster
 
 USER = 65534
+#: Who calls -> the groups beside the own one.
+USERS = {0: [0], USER: [], 1234: [4321]}
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff\xfe", b"n" * 255, b"n" * 256, b"."])
 #: Most calls meet something that exists; some go anywhere.
 NEAR = st.sampled_from([b"a", b"b", b"c", b"a/a", b"a/b", b"b/a"])
@@ -36,14 +45,100 @@ OFFSETS = st.sampled_from([0, 1, 100, 4095, 4096, 5000, 100_000, (64 << 20) - 10
 SIZES = st.sampled_from([0, 1, 10, 4096, 4097, 70_000])
 TIMES = st.sampled_from([0, 1, 10**9 + 1, 1_700_000_000_123_456_789, 2**31 * 10**9 + 7])
 XATTRS = st.sampled_from(["user.a", "user.b", "user." + "x" * 250, "trusted.t", "security.s", "nonsense.n"])
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def rename_with_flags(old: bytes, new: bytes, flags: int) -> None:
+    at_cwd = -100
+    if LIBC.renameat2(at_cwd, old, at_cwd, new, flags):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def acl(user: int, mask: int) -> bytes:
+    """An ACL as the kernel takes it, with one named user: acl(5), linux/posix_acl_xattr.h."""
+    nobody = 0xFFFFFFFF
+    entries = ((1, 6, nobody), (2, user, 1234), (4, 4, nobody), (16, mask, nobody), (32, 4, nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def on_file(path: bytes, call: Callable[[int], Any]) -> Any:
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        return call(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else "no file"
+    finally:
+        os.close(fd)
+
+
+#: Calls of Linux that take a path and give something to compare.
+LINUX_CALLS: dict[str, Callable[[bytes], Any]] = {
+    "set an ACL": lambda path: os.setxattr(path, "system.posix_acl_access", acl(7, 7)),
+    "set an ACL that the mask cuts": lambda path: os.setxattr(path, "system.posix_acl_access", acl(6, 4)),
+    "set a default ACL": lambda path: os.setxattr(path, "system.posix_acl_default", acl(7, 6)),
+    "set an ACL that is none": lambda path: os.setxattr(path, "system.posix_acl_access", b"nonsense"),
+    "remove an ACL": lambda path: os.removexattr(path, "system.posix_acl_access"),
+    "remove a default ACL": lambda path: os.removexattr(path, "system.posix_acl_default"),
+    "read an ACL": lambda path: os.getxattr(path, "system.posix_acl_access"),
+    "sync": lambda path: on_file(path, os.fsync),
+    "reserve space": lambda path: on_file(path, lambda fd: (os.posix_fallocate(fd, 10, 5000), os.fstat(fd).st_size)),
+    "copy within a file": lambda path: on_file(path, copied_within),
+    "lock a file twice": lambda path: locked_twice(path) if not stat.S_ISFIFO(os.stat(path).st_mode) else "no file",
+    "append twice": lambda path: append(path),
+    "futimens": lambda path: on_file(path, lambda fd: os.utime(fd, ns=(5, 7))),
+    "fchmod": lambda path: on_file(path, lambda fd: os.fchmod(fd, 0o6711)),
+}
+
+
+def copied_within(fd: int) -> object:
+    return os.copy_file_range(fd, fd, 50, 0, 200), os.pread(fd, 300, 0)
+
+
+def locked_twice(path: bytes) -> object:
+    """By two descriptors: a lock of the whole file keeps the other out, until it goes."""
+    with open(path, "rb") as one, open(path, "rb") as other:
+        if not stat.S_ISREG(os.fstat(one.fileno()).st_mode):
+            return "no file"
+        fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(one, fcntl.LOCK_UN)
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return "kept out"
+        return "not kept out"
+
+
+def append(path: bytes) -> object:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    try:
+        return os.write(fd, b"one") + os.write(fd, b"two") if stat.S_ISREG(os.fstat(fd).st_mode) else "no file"
+    finally:
+        os.close(fd)
 
 
 class Sides:
-    """The two directories, and one call on both."""
+    """The directory, as one mount or the other names it, and the local one; one call on both."""
 
-    def __init__(self, ours: Path, local: Path) -> None:
-        self.roots = (os.fsencode(ours), os.fsencode(local))
+    def __init__(self, mounts: tuple[Path, Path], local: Path) -> None:
+        self.mounts = itertools.cycle(mounts)
+        self.ours = next(self.mounts)
+        self.local = local
         self.uid = 0
+
+    @property
+    def roots(self) -> tuple[bytes, bytes]:
+        return os.fsencode(self.ours), os.fsencode(self.local)
+
+    def take_turns(self) -> None:
+        """The other mount from now on, as soon as its kernel has heard of everything. It hears of names in order, and of the
+        contents of listings right after: so a name that it knew is gone, and then a second one."""
+        before, self.ours = self.ours, next(self.mounts)
+        for name in ("first.mark", "second.mark"):
+            here, there = before.parent / name, self.ours.parent / name
+            here.touch()
+            wait_for(there.exists, "a new name on the other mount")
+            here.unlink()
+            wait_for(lambda path=there: not path.exists(), "the end of a name on the other mount")
 
     def both(self, call: Callable[[bytes], Any]) -> Any:
         """`call(root)` on each side; the results, or errnos, must be equal. The result is returned."""
@@ -64,7 +159,7 @@ class Sides:
             yield
             return
         groups = os.getgroups()
-        os.setgroups([])
+        os.setgroups(USERS[self.uid])
         os.setegid(self.uid)
         os.seteuid(self.uid)
         try:
@@ -110,23 +205,39 @@ def tree(root: bytes) -> list[object]:
 class SideBySide(RuleBasedStateMachine):
     """Each rule is one system call, or the few that belong together."""
 
-    ours: Path
+    mounts: tuple[Path, Path]
     local: Path
 
     @initialize()
     def begin(self) -> None:
-        for root in (self.ours, self.local):
+        for root in (self.mounts[0], self.local):
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir(parents=True)
             root.chmod(0o777)
-        self.sides = Sides(self.ours, self.local)
+        self.sides = Sides(self.mounts, self.local)
+        self.sides.take_turns()
         self.open: list[tuple[int, int]] = []
         os.umask(0o022)
 
     def both(self, call: Callable[[bytes], Any]) -> Any:
         return self.sides.both(call)
 
-    @rule(uid=st.sampled_from([0, USER]), mask=st.sampled_from([0, 0o022, 0o077]))
+    @rule()
+    def change_mounts(self) -> None:
+        """What is open stays on the mount on which it was opened, and close-to-open promises nothing of it: it is closed."""
+        while self.open:
+            self.close_kept(0)
+        self.sides.take_turns()
+
+    @rule(path=PATHS, name=st.sampled_from(sorted(LINUX_CALLS)))
+    def linux_call(self, path: bytes, name: str) -> None:
+        self.both(lambda root: LINUX_CALLS[name](root + b"/" + path))
+
+    @rule(old=PATHS, new=PATHS, flags=st.sampled_from([RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE, 3]))
+    def rename_with_flags(self, old: bytes, new: bytes, flags: int) -> None:
+        self.both(lambda root: rename_with_flags(root + b"/" + old, root + b"/" + new, flags))
+
+    @rule(uid=st.sampled_from(sorted(USERS)), mask=st.sampled_from([0, 0o022, 0o077]))
     def become(self, uid: int, mask: int) -> None:
         self.sides.uid = uid
         os.umask(mask)
@@ -320,8 +431,11 @@ class SideBySide(RuleBasedStateMachine):
 
 def drive(cluster: Cluster, scratch: Path, runs: int, steps: int) -> None:
     class Machine(SideBySide):
-        ours = cluster.mountpoint / "side"
+        mounts = (cluster.mountpoint / "side", cluster.home / "second" / "side")
         local = scratch / "side"
+
+    if "second" not in cluster.mounts:
+        cluster.mount("second")
 
     run_state_machine_as_test(
         Machine,
