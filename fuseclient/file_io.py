@@ -272,6 +272,8 @@ class FileIo:
 
     async def _write_slowly(self, ino: int, fh: int, offset: int, data: bytes, kill_priv: bool) -> int:
         handle = self._handles.files.get(fh) or await self.handle(ino, fh)
+        if handle.fenced:
+            raise FsError(errno.EIO, "a lock that was taken through this handle was lost with the session")
         file = await self._current(ino, fh)
         if file.fixed & IMMUTABLE_FL:
             raise FsError(errno.EPERM)
@@ -369,6 +371,12 @@ class FileIo:
         raise FsError(errno.EOPNOTSUPP)
 
     # a session that has ended
+
+    def fence(self, fh: int) -> None:
+        """Write nothing through this handle any more. `sync` leads its writes to where that is looked at."""
+        handle = self._handles.files.get(fh)
+        if handle is not None:
+            handle.fenced = handle.sync = True
 
     def session_ended(self) -> None:
         """Nothing is held open any more; open again what is open here, and give up what was not stored. At once: a flush that

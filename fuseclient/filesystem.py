@@ -4,6 +4,7 @@
     listings.py     directories: readdir, prefetch
     attributes.py   getattr, setattr, extended attributes, statfs
     file_io.py      open files: open, read, write, flush, release
+    locks.py        locks between mounts, and what flush and release do about them
     knowledge.py    the caches they share, and how notifications and answers change them
 
 Methods of the parts stand here as they are, without a call in between: this is the path of every request.
@@ -23,6 +24,7 @@ from fuseclient.dir_cache import LIMIT as ENTRIES_MAX
 from fuseclient.file_io import FileIo
 from fuseclient.knowledge import Knowledge
 from fuseclient.listings import PAGE_ENTRIES, Listings
+from fuseclient.locks import Locks
 from fuseclient.meta_api import EXPIRED
 from fuseclient.namespace import Namespace
 
@@ -73,6 +75,7 @@ class FileSystem:
         listings = Listings(known, times, clock, options.page_entries, options.dir_cache_s)
         names = Namespace(known, listings)
         files = self._files = FileIo(known, names, times, clock, options.open_cache_s)
+        locks = self._locks = Locks(known, files)
         attributes = Attributes(known, files, clock, options.acl)
         meta.on_notification = known.notified
         meta.on_reset = self._reset
@@ -102,9 +105,11 @@ class FileSystem:
         self.open = files.open
         self.read = files.read
         self.write = files.write
-        self.flush = files.flush
+        self.flush = locks.flush
         self.fsync = files.fsync
-        self.release = files.release
+        self.release = locks.release
+        self.getlk = locks.getlk
+        self.setlk = locks.setlk
         self.lseek = files.lseek
         self.fallocate = files.fallocate
 
@@ -134,4 +139,7 @@ class FileSystem:
     def _reset(self, reason: str) -> None:
         self.known.forget_all()
         if reason == EXPIRED:
+            self._locks.session_ended()
             self._files.session_ended()
+        else:
+            self._locks.stream_lost()

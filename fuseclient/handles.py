@@ -31,9 +31,10 @@ def flags_of(fh: int) -> int:
 
 
 class Handle:
-    """An open file. `losses`: how many of its file's losses have been reported through this handle."""
+    """An open file. `losses`: how many of its file's losses have been reported through this handle. `fenced`: a lock that was
+    taken through it is lost, so nothing may be written."""
 
-    __slots__ = ("append", "file", "losses", "sync", "writable")
+    __slots__ = ("append", "fenced", "file", "losses", "sync", "writable")
 
     def __init__(self, file: OpenFile, flags: int) -> None:
         self.file = file
@@ -41,6 +42,7 @@ class Handle:
         self.sync = bool(flags & (os.O_SYNC | os.O_DSYNC))
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.losses = file.losses
+        self.fenced = False
 
 
 class DirHandle:

@@ -21,7 +21,7 @@ from fuseclient.recent import Recent
 from fuseclient.xattr_cache import AbsentXattrs
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from fuseclient.attr import Attr
     from fuseclient.data_api import DataPath
@@ -51,6 +51,7 @@ class Knowledge:
         self.data = data
         self.root = meta.root
         self.kernel: KernelCache | None = None
+        self.on_lock_granted: Callable[[int], None] | None = None
         self.attrs = AttrCache(attrs_max)
         self.dirs = DirCache(entries_max, huge)
         self.files: dict[int, OpenFile] = {}
@@ -119,6 +120,8 @@ class Knowledge:
         what = notification.WhichOneof("what")
         if what == "inval_inode":
             self._changed(notification.inval_inode.ino, notification.inval_inode.data)
+        elif what == "lock_granted" and self.on_lock_granted is not None:
+            self.on_lock_granted(notification.lock_granted.seq)
         elif what == "inval_entry":
             entry = notification.inval_entry
             parent, name = entry.parent, entry.name

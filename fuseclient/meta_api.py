@@ -37,7 +37,7 @@ class MetaApi(Protocol):
         """Ask. The future raises FsError."""
 
     def change(self, request: pb.Request) -> asyncio.Future[pb.Response]:
-        """Change something, exactly once. The future raises FsError; done means durable."""
+        """Change something, exactly once. The future raises FsError; done means durable. `request.seq` is set at once."""
 
     def hold(self, ino: int) -> None:
         """One more reason to keep the inode open at the server. The answer to an Open or a Create counts as one by itself."""

@@ -82,6 +82,17 @@ class StatFs(NamedTuple):
     name_max: int
 
 
+class LockRange(NamedTuple):
+    """A lock that is asked for, or that is in the way. `owner`: the kernel's number for who never conflicts with itself."""
+
+    owner: int
+    kind: int  # 0 record lock, 1 flock
+    type: int  # F_RDLCK, F_WRLCK, F_UNLCK
+    first: int
+    last: int  # inclusive; 2^63-1 is the end of every file
+    pid: int  # 0: no process
+
+
 class KernelCache(Protocol):
     """What the file system asks of the driver: drop what the kernel keeps. Never blocks; unknown inodes are ignored."""
 
@@ -90,6 +101,9 @@ class KernelCache(Protocol):
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """The name in that directory, and what is cached of its listing."""
+
+    def settled(self) -> Awaitable[None] | None:
+        """Done when the kernel has dropped what it was told to drop until now; None: it has."""
 
 
 class Operations(Protocol):
@@ -148,6 +162,12 @@ class Operations(Protocol):
         """SEEK_DATA and SEEK_HOLE only."""
 
     def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> Awaitable[None] | None: ...
+
+    # locks. Refusals: EAGAIN (not `wait`), EDEADLK, ENOLCK. A wait that is cancelled ends with EINTR, or with the lock.
+    def getlk(self, ino: int, fh: int, lock: LockRange) -> Awaitable[LockRange]:
+        """Who is in the way; the same with F_UNLCK when nobody is."""
+
+    def setlk(self, ino: int, fh: int, lock: LockRange, *, wait: bool) -> Awaitable[None] | None: ...
 
     # directories. A listing starts after `cookie`; "." and ".." are entries with the cookies 1 and 2.
     def opendir(self, ino: int, caller: Caller) -> Opened | Awaitable[Opened]: ...

@@ -305,6 +305,10 @@ def _caller(ctx: Any) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
+def _nothing() -> None:
+    """What comes after everything that was queued before."""
+
+
 class Notifications:
     """KernelCache through libfuse. A thread sends them, since the kernel may hold one up until a request is answered."""
 
@@ -323,6 +327,9 @@ class Notifications:
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         if parent in self._adapter.nodes:
             self._submit(pyfuse3.invalidate_entry, self._adapter.nodeid(parent), name)
+
+    def settled(self) -> Awaitable[None] | None:
+        return asyncio.wrap_future(self._thread.submit(_nothing))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

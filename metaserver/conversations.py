@@ -113,8 +113,13 @@ class Conversations:
             stream.notify_members(addresses)
 
     def observe(self, items: Sequence[Item], results: Sequence[Result]) -> None:
-        """A session holds open what it creates."""
+        """A session holds open what it creates, and hears of the locks that came to it. One that has no stream now asks for
+        them when it is back."""
         for item, result in zip(items, results, strict=True):
+            for number, seq in result.granted:
+                waiting = self._sessions.get(number)
+                if waiting is not None and waiting.stream is not None:
+                    waiting.stream.notify_lock(seq)
             if type(item.op) is Create and result.inode is not None and self._sessions.get(item.session) is not None:
                 self._holds.add(item.session, result.inode.ino)
 

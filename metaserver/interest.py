@@ -250,6 +250,10 @@ def _changed(interest: Interest, others: int, op: Op, result: Result) -> None:
     interest.tell_inode(others, result.inode, data)
 
 
+def _locked(interest: Interest, others: int, op: Op, result: Result) -> None:
+    """A lock changes nothing of the inode; its holder is shown the attributes."""
+
+
 _TOUCHES: Final[dict[type[Op], Callable[[Interest, int, Op, Result], None]]] = {
     ops.Create: _made,
     ops.MkDir: _made,
@@ -264,4 +268,5 @@ _TOUCHES: Final[dict[type[Op], Callable[[Interest, int, Op, Result], None]]] = {
     ops.SetXattr: _changed,
     ops.RemoveXattr: _changed,
     ops.SetFlags: _changed,
+    ops.SetLock: _locked,
 }

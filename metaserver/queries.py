@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from metaserver import wire
 from metaserver.core import reads
 from metaserver.core.errors import FsError
+from metaserver.core.locks import F_UNLCK
+from metaserver.core.ops.set_lock import requested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +195,23 @@ def _resolve(query: Queries, session: LiveSession, stream: Stream, r: meta_pb2.R
     stream.frame.responses.add(id=r.id, attr=wire.encode_attr(inode))
 
 
+def _get_lock(query: Queries, session: LiveSession, stream: Stream, r: meta_pb2.Request) -> None:
+    m = r.get_lock
+    wanted = requested(session.id, m.owner, m.kind, m.type, m.first, m.last, 0)
+    inode = _own(session, reads.getattr(query.txn, m.ino))
+    found = reads.lock_in_the_way(query.txn, inode.ino, m.kind, wanted)
+    lock = stream.frame.responses.add(id=r.id).lock
+    if found is None:
+        lock.type = F_UNLCK
+    else:
+        lock.type, lock.first, lock.last, lock.pid, lock.session = found.type, found.first, found.last, found.pid, found.session
+
+
+def _lock_wait(query: Queries, session: LiveSession, stream: Stream, r: meta_pb2.Request) -> None:
+    waits = reads.waits_for_lock(query.txn, session.id, r.lock_wait.seq)
+    stream.frame.responses.add(id=r.id, count=int(waits))
+
+
 QUERIES: Final[dict[str, Callable[[Queries, LiveSession, Stream, meta_pb2.Request], None]]] = {
     "lookup": _lookup,
     "getattr": _getattr,
@@ -206,4 +225,6 @@ QUERIES: Final[dict[str, Callable[[Queries, LiveSession, Stream, meta_pb2.Reques
     "claim_deletes": _claim_deletes,
     "access": _access,
     "resolve": _resolve,
+    "get_lock": _get_lock,
+    "lock_wait": _lock_wait,
 }

@@ -119,6 +119,11 @@ class Stream:
         self.frame.notifications.add().deletes_waiting.slices = slices
         self.wake()
 
+    def notify_lock(self, seq: int) -> None:
+        """Queue LockGranted."""
+        self.frame.notifications.add().lock_granted.seq = seq
+        self.wake()
+
     def notify_members(self, addresses: Iterable[str]) -> None:
         """Queue Members."""
         self.frame.notifications.add().members.addresses.extend(addresses)

@@ -191,6 +191,18 @@ class Flush(NamedTuple):
     lock_owner: int
 
 
+class Lk(NamedTuple):
+    """GETLK, SETLK, SETLKW. `end` is the last byte of the range."""
+
+    fh: int
+    owner: int
+    start: int
+    end: int
+    type: int
+    pid: int
+    lk_flags: int
+
+
 class Access(NamedTuple):
     mask: int
 
@@ -399,6 +411,9 @@ _DECODERS: Final[dict[Opcode, Decoder]] = {
     Opcode.READDIRPLUS: _fixed(Read, p.READ_IN),
     Opcode.RELEASEDIR: _fixed(Release, p.RELEASE_IN),
     Opcode.FSYNCDIR: _fixed(Fsync, p.FSYNC_IN),
+    Opcode.GETLK: _fixed(Lk, p.LK_IN),
+    Opcode.SETLK: _fixed(Lk, p.LK_IN),
+    Opcode.SETLKW: _fixed(Lk, p.LK_IN),
     Opcode.ACCESS: _fixed(Access, p.ACCESS_IN),
     Opcode.CREATE: _fixed_and_name(Create, p.CREATE_IN),
     Opcode.INTERRUPT: _fixed(Interrupt, p.INTERRUPT_IN),

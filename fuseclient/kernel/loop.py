@@ -4,7 +4,8 @@ An answer that is there at once is written at once; an awaitable is answered whe
 request does, the next is served: a refusal goes back as its errno, anything unexpected is logged and goes back as EIO.
 
 A caller that is killed while it waits is let go with EINTR where the route allows it; the operation goes on without it.
-No other signal ends a wait (callers.py says why). What Operations has begun is cancelled only when serving ends.
+No other signal ends a wait (callers.py says why), but a wait for a lock: that is cancelled, and ends with EINTR or with the
+lock. What else Operations has begun is cancelled only when serving ends.
 
 The driver does not own the mount. `serve` returns when the kernel ends the connection, that is after an unmount; `stop`
 unmounts first if it was given how.
@@ -36,7 +37,7 @@ from fuseclient.kernel.negotiation import (
 )
 from fuseclient.kernel.notify import KernelNotifier
 from fuseclient.kernel.protocol import Opcode
-from fuseclient.kernel.routes import REFUSED, Port, Reply, Route, routes
+from fuseclient.kernel.routes import REFUSED, OnSignal, Port, Reply, Route, routes
 from fuseclient.operations import Caller
 
 if TYPE_CHECKING:
@@ -166,6 +167,9 @@ class KernelDriver:
     async def _wind_up(self) -> None:
         """Nobody waits for answers any more: let what is under way finish, then cancel it."""
         futures = {pending.future for pending in self._pending.values()} | self._left
+        for pending in self._pending.values():
+            if pending.route.on_signal is OnSignal.CANCELS:
+                pending.future.cancel()
         if futures:
             _, late = await asyncio.wait(futures, timeout=self._options.stop_grace_s)
             for future in late:
@@ -275,7 +279,7 @@ class KernelDriver:
             value = future.result()
             self._send(unique, route, ino, value, route.encode(self._port, unique, request, value))
         except asyncio.CancelledError:
-            self._send_error(unique, errno.EIO)
+            self._send_error(unique, errno.EINTR if route.on_signal is OnSignal.CANCELS else errno.EIO)
         except Exception as error:
             self._refuse(unique, route, error)
 
@@ -363,12 +367,18 @@ class KernelDriver:
         self._forget(codec.batch_forget(self._frame, codec.body_end(header.length, header.extension_units)))
 
     def _on_interrupt(self, header: codec.Header) -> None:
-        self._leave_if_dying(self._body(header, Opcode.INTERRUPT).unique)
+        unique = self._body(header, Opcode.INTERRUPT).unique
+        pending = self._pending.get(unique)
+        if pending is not None and pending.route.on_signal is OnSignal.CANCELS:
+            self._interrupted += 1
+            pending.future.cancel()
+        else:
+            self._leave_if_dying(unique)
 
     def _leave_if_dying(self, unique: int) -> None:
         """The kernel interrupts a request once, perhaps for a harmless signal; so look again while it waits."""
         pending = self._pending.get(unique)
-        if pending is None or not pending.route.leaves:
+        if pending is None or pending.route.on_signal is not OnSignal.LEAVES:
             return
         if is_dying(pending.pid):
             del self._pending[unique]

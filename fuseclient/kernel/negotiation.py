@@ -18,6 +18,8 @@ PAGE_BYTES: Final = 4096
 
 WANTED: Final = (
     InitFlag.ASYNC_READ  # read-ahead in parallel
+    | InitFlag.POSIX_LOCKS  # locks hold between mounts, so they are not for this kernel to keep
+    | InitFlag.FLOCK_LOCKS
     | InitFlag.ATOMIC_O_TRUNC  # open truncates: one request, and no window between the two
     | InitFlag.EXPORT_SUPPORT  # open_by_handle_at and NFS export of inodes that the kernel has forgotten
     | InitFlag.BIG_WRITES

@@ -14,6 +14,7 @@ an older kernel to their lifetimes: the oldest are dropped and counted.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -74,6 +75,8 @@ class KernelNotifier:
         self._inodes: dict[int, bool] = {}
         self._entries: dict[tuple[int, bytes], None] = {}
         self._everything = False
+        self._settling: list[asyncio.Future[None]] = []
+        self._writing = False
         self._closed = False
         self._started = False
         self._thread: threading.Thread | None = None
@@ -120,6 +123,17 @@ class KernelNotifier:
                     self._overflow()
             self._wake.notify()
 
+    def settled(self) -> asyncio.Future[None] | None:
+        """See KernelCache."""
+        with self._wake:
+            queued = self._writing or self._inodes or self._entries or self._everything
+            if not queued or not self._started or self._closed:
+                return None
+            future = asyncio.get_running_loop().create_future()
+            self._settling.append(future)
+            self._wake.notify()
+            return future
+
     def close(self) -> None:
         """End the thread. One that the kernel holds up is left behind, with its descriptor, until the mount lets it go."""
         with self._wake:
@@ -144,19 +158,35 @@ class KernelNotifier:
             del self._entries[next(iter(self._entries))]
 
     def _run(self) -> None:
-        while True:
+        try:
+            while self._write_queued():
+                pass
+        finally:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._inodes or self._entries or self._everything)
-                if self._closed:
-                    return
-                inodes, self._inodes = self._inodes, {}
-                entries, self._entries = self._entries, {}
-                everything, self._everything = self._everything, False
-            messages = [inc_epoch()] if everything else []
-            messages += [inval_entry(parent, name, self._flags) for parent, name in entries]
-            messages += [inval_inode(nodeid, data=data) for nodeid, data in inodes.items()]
-            if not all(map(self._write, messages)):
-                return
+                self._writing = self._started = False  # nobody writes what is queued from now on
+                settling, self._settling = self._settling, []
+            _tell(settling)
+
+    def _write_queued(self) -> bool:
+        """Wait for something, and write it; False at the end."""
+        with self._wake:
+            self._writing = False
+            self._wake.wait_for(
+                lambda: self._closed or self._inodes or self._entries or self._everything or self._settling,
+            )
+            if self._closed:
+                return False
+            self._writing = True
+            settling, self._settling = self._settling, []
+            inodes, self._inodes = self._inodes, {}
+            entries, self._entries = self._entries, {}
+            everything, self._everything = self._everything, False
+        messages = [inc_epoch()] if everything else []
+        messages += [inval_entry(parent, name, self._flags) for parent, name in entries]
+        messages += [inval_inode(nodeid, data=data) for nodeid, data in inodes.items()]
+        there = all(map(self._write, messages))
+        _tell(settling)
+        return there
 
     def _write(self, message: bytes) -> bool:
         """False when the mount is gone."""
@@ -174,3 +204,15 @@ class KernelNotifier:
             return True
         self.sent += 1
         return True
+
+
+def _tell(settling: list[asyncio.Future[None]]) -> None:
+    """From the thread: what these wait for has been written."""
+    for future in settling:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            future.get_loop().call_soon_threadsafe(_done, future)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

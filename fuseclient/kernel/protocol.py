@@ -164,6 +164,7 @@ RELEASE_FLUSH: Final = 1 << 0
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 EXPIRE_ONLY: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0
+LK_FLOCK: Final = 1 << 0
 
 # statx: what an answer holds
 STATX_BASIC_STATS: Final = 0x7FF
@@ -199,6 +200,7 @@ SETXATTR_IN: Final = struct.Struct("<II")  # size flags
 SETXATTR_IN_EXT: Final = struct.Struct("<III4x")  # size flags setxattr_flags; if SETXATTR_EXT was taken
 GETXATTR_IN: Final = struct.Struct("<I4x")
 FLUSH_IN: Final = struct.Struct("<Q8xQ")  # fh lock_owner
+LK_IN: Final = struct.Struct("<QQQQIII4x")  # fh owner start end type pid lk_flags
 ACCESS_IN: Final = struct.Struct("<I4x")
 INTERRUPT_IN: Final = struct.Struct("<Q")
 FALLOCATE_IN: Final = struct.Struct("<QQQI4x")  # fh offset length mode
@@ -216,6 +218,7 @@ OPEN_OUT: Final = struct.Struct("<QIi")  # fh open_flags backing_id
 WRITE_OUT: Final = struct.Struct("<I4x")
 STATFS_OUT: Final = struct.Struct("<QQQQQIII28x")  # blocks bfree bavail files ffree bsize namelen frsize
 GETXATTR_OUT: Final = struct.Struct("<I4x")
+LK_OUT: Final = struct.Struct("<QQII")  # start end type pid
 LSEEK_OUT: Final = struct.Struct("<Q")
 IOCTL_OUT: Final = struct.Struct("<iIII")  # result flags in_iovs out_iovs; then out_size bytes
 STATX_OUT_HEAD: Final = struct.Struct("<QI20x")  # attr_valid and its nanoseconds; then the statx

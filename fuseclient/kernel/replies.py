@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fuseclient.attr import Attr
-    from fuseclient.operations import Buffer, DirItem, Opened, StatFs
+    from fuseclient.operations import Buffer, DirItem, LockRange, Opened, StatFs
 
 _HEADER = p.OUT_HEADER.pack
 _OPEN = p.OPEN_OUT.pack
@@ -77,6 +77,10 @@ def opened(unique: int, file: Opened, extra_flags: int) -> bytes:
 
 def written(unique: int, size: int) -> bytes:
     return body(unique, p.WRITE_OUT.pack(size))
+
+
+def lock(unique: int, found: LockRange) -> bytes:
+    return body(unique, p.LK_OUT.pack(found.first, found.last, found.type, found.pid))
 
 
 def length(unique: int, size: int) -> bytes:

@@ -11,6 +11,7 @@ Node ids become inode numbers here, and nowhere else: the kernel's root is node 
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from fuseclient.errors import FsError
 from fuseclient.kernel import codec, file_attributes, replies
 from fuseclient.kernel import protocol as p
+from fuseclient.kernel.callers import locks_open_file
 from fuseclient.kernel.nodes import NodeTable
 from fuseclient.kernel.protocol import Opcode
-from fuseclient.operations import OPEN_KILL_PRIV, Changes
+from fuseclient.operations import OPEN_KILL_PRIV, Changes, LockRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,11 +36,12 @@ Reply: TypeAlias = "bytes | list[Buffer]"
 class Port:
     """One mount's side of the translation: whom to ask, how to answer, and what the kernel holds."""
 
-    __slots__ = ("nodes", "operations", "replies", "root")
+    __slots__ = ("locking", "nodes", "operations", "replies", "root")
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
         self.root = operations.root
+        self.locking = False  # somebody has asked for a record lock
         self.nodes = NodeTable(operations.root)
         self.replies = replies.Replies(
             entry_ttl_s=operations.entry_ttl_s,
@@ -58,12 +61,20 @@ Encode: TypeAlias = "Callable[[Port, int, Any, Any], Reply]"
 Undo: TypeAlias = "Callable[[Port, int, Any], None]"
 
 
+class OnSignal(enum.Enum):
+    """What becomes of a request whose caller gets a signal while it waits."""
+
+    WAITS = enum.auto()
+    LEAVES = enum.auto()  # when it is killed, it goes without the answer
+    CANCELS = enum.auto()  # the operation is cancelled, and its end is the answer
+
+
 class Route(NamedTuple):
     opcode: Opcode
     decode: codec.Decoder
     call: Call
     encode: Encode
-    leaves: bool
+    on_signal: OnSignal
     undo: Undo | None
 
 
@@ -214,6 +225,33 @@ def _fallocate(port: Port, ino: int, r: codec.Fallocate, caller: Caller) -> Any:
     return port.operations.fallocate(ino, r.fh, r.offset, r.length, r.mode)
 
 
+LOCK_RECORD: Final = 0
+LOCK_FLOCK: Final = 1
+
+
+def _range(port: Port, r: codec.Lk) -> LockRange:
+    kind = LOCK_FLOCK if r.lk_flags & p.LK_FLOCK else LOCK_RECORD
+    port.locking = port.locking or kind == LOCK_RECORD
+    return LockRange(r.owner, kind, r.type, r.start, r.end, r.pid)
+
+
+def _getlk(port: Port, ino: int, r: codec.Lk, caller: Caller) -> Any:
+    return port.operations.getlk(ino, r.fh, _range(port, r))
+
+
+def _setlk(port: Port, ino: int, r: codec.Lk, caller: Caller) -> Any:
+    return port.operations.setlk(ino, r.fh, _range(port, r), wait=False)
+
+
+async def _setlkw(port: Port, ino: int, r: codec.Lk, caller: Caller) -> None:
+    lock = _range(port, r)
+    if lock.kind == LOCK_RECORD and await locks_open_file(caller.pid):
+        lock = lock._replace(pid=0)
+    waiting = port.operations.setlk(ino, r.fh, lock, wait=True)
+    if waiting is not None:
+        await waiting
+
+
 def _opendir(port: Port, ino: int, r: codec.Open, caller: Caller) -> Any:
     return port.operations.opendir(ino, caller)
 
@@ -290,8 +328,9 @@ def _stats(port: Port, unique: int, r: Any, value: StatFs) -> Reply:
 
 
 def _opened(port: Port, unique: int, r: codec.Open, file: Opened) -> Reply:
-    # A file that is open for reading only has nothing to flush, so its close needs no request.
-    no_flush = p.FOPEN_NOFLUSH if r.flags & os.O_ACCMODE == os.O_RDONLY else 0
+    # A file that is open for reading only has nothing to flush, so its close needs no request; unless somebody here uses record
+    # locks, which any close of the file by their owner gives up.
+    no_flush = p.FOPEN_NOFLUSH if r.flags & os.O_ACCMODE == os.O_RDONLY and not port.locking else 0
     return replies.opened(unique, file, no_flush)
 
 
@@ -309,6 +348,10 @@ def _written(port: Port, unique: int, r: codec.Write, size: int) -> Reply:
 
 def _position(port: Port, unique: int, r: Any, offset: int) -> Reply:
     return replies.position(unique, offset)
+
+
+def _lock(port: Port, unique: int, r: codec.Lk, found: LockRange) -> Reply:
+    return replies.lock(unique, found)
 
 
 def _listing(port: Port, unique: int, r: codec.Read, items: Sequence[DirItem]) -> Reply:
@@ -345,10 +388,11 @@ def _close_created(port: Port, ino: int, value: tuple[Attr, Opened]) -> None:
     _forget_entry(port, ino, attr)
 
 
-_WAITS: Final = False
-_LEAVES: Final = True
+_WAITS: Final = OnSignal.WAITS
+_LEAVES: Final = OnSignal.LEAVES
+_CANCELS: Final = OnSignal.CANCELS
 
-_TABLE: Final[tuple[tuple[Opcode, Call, Encode, bool, Undo | None], ...]] = (
+_TABLE: Final[tuple[tuple[Opcode, Call, Encode, OnSignal, Undo | None], ...]] = (
     (Opcode.LOOKUP, _lookup, _looked_up, _LEAVES, _forget_entry),
     (Opcode.GETATTR, _getattr, _attr, _LEAVES, None),
     (Opcode.SETATTR, _setattr, _attr, _WAITS, None),
@@ -383,16 +427,16 @@ _TABLE: Final[tuple[tuple[Opcode, Call, Encode, bool, Undo | None], ...]] = (
     (Opcode.LSEEK, _lseek, _position, _LEAVES, None),
     (Opcode.IOCTL, _ioctl, _inode_flags, _WAITS, None),
     (Opcode.STATX, _statx, _extended, _LEAVES, None),
+    (Opcode.GETLK, _getlk, _lock, _LEAVES, None),
+    (Opcode.SETLK, _setlk, _done, _WAITS, None),
+    (Opcode.SETLKW, _setlkw, _done, _CANCELS, None),
 )
 
 #: What is refused without asking anybody. ENOSYS makes the kernel stop asking and, where it can, do the work itself:
-#: copy_file_range becomes reads and writes, O_TMPFILE gives EOPNOTSUPP, locks stay in this kernel.
+#: copy_file_range becomes reads and writes, O_TMPFILE gives EOPNOTSUPP.
 REFUSED: Final[dict[int, int]] = {
     Opcode.POLL: errno.ENOSYS,
     Opcode.BMAP: errno.ENOSYS,
-    Opcode.GETLK: errno.ENOSYS,
-    Opcode.SETLK: errno.ENOSYS,
-    Opcode.SETLKW: errno.ENOSYS,
     Opcode.COPY_FILE_RANGE: errno.ENOSYS,
     Opcode.COPY_FILE_RANGE_64: errno.ENOSYS,
     Opcode.SETUPMAPPING: errno.ENOSYS,

@@ -95,7 +95,7 @@ def prepare(
         mode, lists = _inherit(txn, parent, mode)
     else:
         mode &= ~(umask & 0o777)
-    index, now, _, _ = ctx
+    index, now, _, _, _ = ctx
     fields = (
         *(ino, mode, cred.uid, gid, 2 if is_dir else 1, DIRECTORY_SIZE if is_dir else size, parent.volume, parent.ino, rdev, 0),
         *(FIRST_COOKIE if is_dir else 0, now, now, now, now, index, index, *lists.fields, parent.flags & INHERITED),

@@ -19,7 +19,8 @@ from metaserver.core.model import Dentry, Ino, Inode, Session, Settings, Usage, 
 VERSION: Final = 1
 #: What the whole state is stamped with (keys.FORMAT); another number means another program wrote it.
 FORMAT_VERSION: Final = 1
-ORPHAN_MARK: Final = b"\x01"
+MARK: Final = b"\x01"
+ORPHAN_MARK: Final = MARK
 
 _TYPE: Final = 0o170000
 _REG: Final = 0o100000
@@ -55,6 +56,7 @@ _LEDGER_WITHOUT: Final = struct.Struct(">BQQQQIB")
 _WITHOUT_ACL: Final = 1
 _ACL: Final = struct.Struct(">BQ")
 _PAIR: Final = struct.Struct(">QQ")
+_LOCK_WAIT: Final = struct.Struct(">BQBQ")
 
 
 class Doomed(NamedTuple):
@@ -84,6 +86,14 @@ class KeptAcl(NamedTuple):
 
     uses: int
     value: bytes
+
+
+class LockWait(NamedTuple):
+    """Where somebody waits for a lock, and for which of the session's owners."""
+
+    ino: int
+    kind: int
+    owner: int
 
 
 def _unpack(layout: struct.Struct, value: bytes, what: str) -> tuple[int, ...]:
@@ -240,6 +250,14 @@ def decode_ranges(value: bytes) -> list[tuple[int, int]]:
     return list(_PAIR.iter_unpack(memoryview(value)[1:]))
 
 
+def encode_lock_wait(wait: LockWait) -> bytes:
+    return _LOCK_WAIT.pack(VERSION, *wait)
+
+
+def decode_lock_wait(value: bytes) -> LockWait:
+    return LockWait._make(_unpack(_LOCK_WAIT, value, "wait for a lock"))
+
+
 # --- records with text ------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +322,7 @@ _ino_pack: Final = _INO.pack
 
 
 def encode_result(result: Result) -> bytes:
-    errno, detail, inode, parent, parent2, other, existed, first, count = result
+    errno, detail, inode, parent, parent2, other, existed, first, count, _ = result
     if errno:
         text = detail.encode("utf-8", "replace")[:1024]
         return _HEAD.pack(VERSION, _HAS_ERROR) + _ERROR.pack(errno, len(text)) + text

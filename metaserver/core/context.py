@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """`version` is the index of the log entry; it becomes the version of what the entry changes."""
+    """`version` is the index of the log entry; it becomes the version of what the entry changes. `seq` is the item's."""
 
     version: int
     now_ns: int
     session: int
     volume: int
+    seq: int = 0
 
 
 def load(txn: ReadTxn, ino: int) -> Inode:

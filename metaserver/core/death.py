@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from metaserver.core import acl_store, extents, keys, usage
+from metaserver.core import acl_store, extents, keys, lock_table, usage
 from metaserver.core.slices import release
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def remove(txn: WriteTxn, ctx: Context, inode: Inode) -> Toll:
         acl_store.disuse_all(txn, inode)
     if inode.is_symlink:
         txn.delete(keys.symlink(inode.ino))
+    if inode.is_reg:
+        lock_table.drop_inode(txn, inode.ino)
     txn.delete(keys.orphan(inode.ino))
     txn.delete(keys.inode(inode.ino))
     return Toll(usage.charged(inode.allocated), 1, queued)

@@ -84,7 +84,7 @@ def delete_entry(txn: WriteTxn, parent: int, name: bytes, cookie: int) -> None:
 def touched(directory: Inode, ctx: Context, *, subdirs: int = 0, next_cookie: int = 0) -> Inode:
     """The directory after its entries changed: times, version, and what is said."""
     (ino, mode, uid, gid, nlink, size, volume, parent, _, _, cookie, atime, _, _, btime, _, data_version, *rare) = directory
-    index, now, _, _ = ctx
+    index, now, _, _, _ = ctx
     fields = (
         *(ino, mode, uid, gid, nlink + subdirs, size, volume, parent, 0, 0, next_cookie or cookie),
         *(atime, now, now, btime, index, data_version, *rare),

@@ -359,6 +359,10 @@ class Entry:
     items: tuple[Item, ...]
 
 
+#: Locks that came to those who waited: (session, seq) of the SetLock that asked for each.
+Granted = tuple[tuple[int, int], ...]
+
+
 class Result(NamedTuple):
     """What an op gives. On `errno` != 0 nothing else but `detail` is set. Which fields an op fills is said in its module.
 
@@ -368,6 +372,7 @@ class Result(NamedTuple):
     other     rename: the inode that was replaced or exchanged, as the op left it
     existed   create: the file was there before
     first, count   lease: the numbers first .. first + count - 1; elsewhere as documented by the op
+    granted   locks that became others': for the leader, which tells them. Not the author's answer, so it is not kept with it
     """
 
     errno: int = 0
@@ -379,6 +384,7 @@ class Result(NamedTuple):
     existed: bool = False
     first: int = 0
     count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a result
+    granted: Granted = ()
 
 
 DONE: Final = Result()

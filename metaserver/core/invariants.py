@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, usage, xattrs
+from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, locks, usage, xattrs
 from metaserver.core.errors import CorruptState, FsError
 from metaserver.core.model import (
     CHUNK_BYTES,
@@ -65,6 +65,9 @@ class _State:
         self.counters: dict[bytes, int] = {}
         self.acls: dict[int, codec.KeptAcl] = {}
         self.acl_numbers: dict[bytes, int] = {}
+        self.locks: dict[tuple[int, int], locks.LockSet] = {}
+        self.locked_by: set[tuple[int, int, int]] = set()
+        self.lock_waits: dict[tuple[int, int], codec.LockWait] = {}
         self.damage: list[str] = []
         self.names_of: Counter[int] = Counter()
         self.subdirs_of: Counter[int] = Counter()
@@ -160,6 +163,17 @@ class _State:
         if key == keys.FORMAT and codec.decode_counter(value) != codec.FORMAT_VERSION:
             raise CorruptState("another format")
 
+    def read_locks(self, key: bytes, value: bytes) -> None:
+        self.locks[keys.number_at(key), key[9]] = locks.decode(value)
+
+    def read_locked_by(self, key: bytes, value: bytes) -> None:
+        if value != codec.MARK:
+            raise CorruptState("not a mark")
+        self.locked_by.add((keys.number_at(key), keys.number_at(key, 9), key[17]))
+
+    def read_lock_wait(self, key: bytes, value: bytes) -> None:
+        self.lock_waits[keys.number_at(key), keys.number_at(key, 9)] = codec.decode_lock_wait(value)
+
 
 _DIR: Final = 4
 _READERS: Final[dict[bytes, Callable[[_State, bytes, bytes], None]]] = {
@@ -185,6 +199,9 @@ _READERS: Final[dict[bytes, Callable[[_State, bytes, bytes], None]]] = {
     keys.ACL: _State.read_acl,
     keys.ACL_NUMBER: _State.read_acl_number,
     keys.META: _State.read_meta,
+    keys.LOCKS: _State.read_locks,
+    keys.LOCKED_BY: _State.read_locked_by,
+    keys.LOCK_WAIT: _State.read_lock_wait,
 }
 
 
@@ -483,6 +500,42 @@ def _acl_places(state: _State) -> Iterator[str]:
             yield f"inode {ino} of mode {inode.mode:o} has ACLs {inode.acl} and {inode.default_acl}"
 
 
+def _lock_owners(state: _State) -> Iterator[str]:
+    """A lock is of an open session, on a regular file of its volume; both indexes say what the locks say."""
+    locked_by: set[tuple[int, int, int]] = set()
+    waits: dict[tuple[int, int], codec.LockWait] = {}
+    for (ino, kind), found in state.locks.items():
+        inode = state.inodes.get(ino)
+        for lock in (*found.held, *[one.lock for one in found.waiters]):
+            locked_by.add((lock.session, ino, kind))
+            session = state.sessions.get(lock.session)
+            if inode is None or not inode.is_reg or session is None or session.volume != inode.volume:
+                yield f"inode {ino} is locked by session {lock.session}: one of them does not exist, or they do not fit"
+        waits.update({(one.lock.session, one.seq): codec.LockWait(ino, kind, one.lock.owner) for one in found.waiters})
+    if locked_by != state.locked_by:
+        yield f"sessions lock {sorted(locked_by)}, the index says {sorted(state.locked_by)}"
+    if waits != state.lock_waits:
+        yield f"waits for locks are {waits}, the index says {state.lock_waits}"
+
+
+def _lock_ranges(state: _State) -> Iterator[str]:
+    """Locks are sorted, no two conflict, an owner's are disjoint and joined; who waits is blocked by a lock that is held."""
+    for (ino, kind), found in state.locks.items():
+        held = found.held
+        if list(held) != sorted(held, key=lambda lock: (lock.first, lock.last, lock.session, lock.owner)):
+            yield f"the locks of inode {ino} are not sorted"
+        for at, one in enumerate(held):
+            if not 0 <= one.first <= one.last <= locks.LAST or one.type not in (locks.F_RDLCK, locks.F_WRLCK):
+                yield f"inode {ino}, kind {kind}: {one}"
+            for other in held[at + 1 :]:
+                touches = one.who == other.who and other.first <= one.last + 1
+                if one.blocks(other) or (touches and (other.first <= one.last or one.type == other.type)):
+                    yield f"inode {ino}, kind {kind}: {one} and {other}"
+        for waiter in found.waiters:
+            if not found.blockers(waiter.lock):
+                yield f"inode {ino}, kind {kind}: nobody is in the way of {waiter}"
+
+
 #: The numbers are those of docs/INVARIANTS.md and are never given to another rule.
 RULES: Final[dict[int, Callable[[_State], Iterator[str]]]] = {
     1: _decodable,
@@ -509,4 +562,6 @@ RULES: Final[dict[int, Callable[[_State], Iterator[str]]]] = {
     22: _acl_values,
     23: _acl_modes,
     24: _acl_places,
+    25: _lock_owners,
+    26: _lock_ranges,
 }

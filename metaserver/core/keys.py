@@ -44,6 +44,9 @@ ACL: Final = b"Z"
 ACL_NUMBER: Final = b"J"
 COUNTER: Final = b"N"
 META: Final = b"M"
+LOCKS: Final = b"F"
+LOCKED_BY: Final = b"H"
+LOCK_WAIT: Final = b"Q"
 
 TABLE: Final = (
     Kind(INODE, "inode", "ino u64", "the inode, without its number"),
@@ -68,6 +71,9 @@ TABLE: Final = (
     Kind(ACL_NUMBER, "access control list by value", "SHA-256 of the list", "number u64"),
     Kind(COUNTER, "counter", "one byte", "the next number to give, u64"),
     Kind(META, "about the state itself", "name", "the format of the state; the time of the last entry, ns"),
+    Kind(LOCKS, "locks of an inode", "ino u64, kind u8", "who holds which ranges, who waits in which order"),
+    Kind(LOCKED_BY, "inode that a session locks", "session u64, ino u64, kind u8", "version u8"),
+    Kind(LOCK_WAIT, "wait for a lock", "session u64, seq u64", "ino u64, kind u8, owner u64"),
 )
 
 #: Counters give every number once. Inode 1 is FUSE's name for a mount's root, so the first real inode is 2.
@@ -85,6 +91,8 @@ _ONE: Final = struct.Struct(">cQ").pack
 _TWO: Final = struct.Struct(">cQQ").pack
 _CHUNK: Final = struct.Struct(">cQI").pack
 _VOLUME: Final = struct.Struct(">cI").pack
+_LOCKS: Final = struct.Struct(">cQB").pack
+_LOCKED_BY: Final = struct.Struct(">cQQB").pack
 _U64: Final = struct.Struct(">Q")
 _U32: Final = struct.Struct(">I")
 
@@ -187,6 +195,26 @@ def acl(number: int) -> bytes:
 
 def acl_number(digest: bytes) -> bytes:
     return ACL_NUMBER + digest
+
+
+def locks(ino: int, kind: int) -> bytes:
+    return _LOCKS(LOCKS, ino, kind)
+
+
+def locked_by(session: int, ino: int, kind: int) -> bytes:
+    return _LOCKED_BY(LOCKED_BY, session, ino, kind)
+
+
+def locked_bys(session: int) -> bytes:
+    return _ONE(LOCKED_BY, session)
+
+
+def lock_wait(session: int, seq: int) -> bytes:
+    return _TWO(LOCK_WAIT, session, seq)
+
+
+def lock_waits(session: int) -> bytes:
+    return _ONE(LOCK_WAIT, session)
 
 
 def number_at(key: bytes, offset: int = 1) -> int:

@@ -137,7 +137,7 @@ def _apply_item(txn: WriteTxn, version: int, now_ns: int, item: Item) -> Result:
     kept = txn.get(key)
     if kept is not None:
         return codec.decode_result(kept)
-    result = _run(txn, Context(version, now_ns, session, volume), item.op)
+    result = _run(txn, Context(version, now_ns, session, volume, seq), item.op)
     if session:
         txn.put(key, codec.encode_result(result))
     return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, usage, xattrs
+from metaserver.core import acl, acl_change, acl_store, codec, extents, keys, lock_table, usage, xattrs
 from metaserver.core.context import load, load_known
 from metaserver.core.directory import find, find_existing, link_counts
 from metaserver.core.entry import ROOT, Cred
@@ -23,6 +23,7 @@ from metaserver.core.slices import chunks_from
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from metaserver.core.locks import Lock
     from metaserver.core.txn import ReadTxn
 
 _ACCMODE: Final = (READ, WRITE, READ | WRITE, READ | WRITE)
@@ -371,3 +372,14 @@ def doomed(txn: ReadTxn, after: int = 0) -> Iterator[Doomed]:
     """The delete queue in slice order, slices greater than `after`."""
     for key, value in txn.scan(keys.DOOMED, keys.doomed(after)):
         yield Doomed(keys.number_at(key), *codec.decode_doomed(value))
+
+
+def lock_in_the_way(txn: ReadTxn, ino: int, kind: int, wanted: Lock) -> Lock | None:
+    """The lowest lock that blocks `wanted`, as fcntl(F_GETLK) asks; None: it would be granted."""
+    blockers = lock_table.load(txn, ino, kind).blockers(wanted)
+    return blockers[0] if blockers else None
+
+
+def waits_for_lock(txn: ReadTxn, session: int, seq: int) -> bool:
+    """Whether the SetLock of that seq is still queued; else it was granted, or given up."""
+    return lock_table.wait(txn, session, seq) is not None

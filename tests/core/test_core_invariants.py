@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from core_world import DictTxn, World
 
-from metaserver.core import acl, acl_store, codec, extents, invariants, keys
+from metaserver.core import acl, acl_store, codec, extents, invariants, keys, locks
 from metaserver.core import entry as e
 from metaserver.core.codec import Ledger
 from metaserver.core.entry import ROOT
@@ -38,6 +38,8 @@ def world() -> World:
     one.send(e.MkDir(2, b"e", 0o755, 0, ROOT))
     one.do(e.SetXattr(4, acl.ACCESS, LIST, 0, ROOT))
     one.do(e.SetXattr(3, acl.DEFAULT, LIST, 0, ROOT))
+    one.send(e.SetLock(4, 7, e.LOCK_RECORD, locks.F_WRLCK, 0, 9, 1))
+    one.send(e.SetLock(4, 8, e.LOCK_RECORD, locks.F_WRLCK, 5, 6, 1, wait=True))
     return one
 
 
@@ -68,7 +70,19 @@ def rewrite(old: bytes, new: bytes) -> Callable[[dict[bytes, bytes]], None]:
     return damage
 
 
+def lock(ino: int, *held: locks.Lock) -> Callable[[dict[bytes, bytes]], None]:
+    """Other held locks; who waits stays."""
+
+    def damage(data: dict[bytes, bytes]) -> None:
+        key = keys.locks(ino, e.LOCK_RECORD)
+        before = locks.decode(data[key]) if key in data else locks.LockSet()
+        data[key] = locks.encode(before._replace(held=held))
+
+    return damage
+
+
 LIST = to_bytes("u::rw-,u:1000:r--,g::r--,m::r--,o::---")
+LOCK = locks.Lock(1, 7, locks.F_WRLCK, 0, 9, 1)
 SLICE = Extent(0, 10, 1, 0, 10, False)
 DAMAGE = {
     1: [put(b"?", b""), put(keys.inode(9), b"x"), put(keys.orphan(6), b""), put(b"Ishort", b"x" * 91)],
@@ -122,6 +136,23 @@ DAMAGE = {
     ],
     23: [change(4, mode=0o100666), rewrite(LIST, to_bytes("u::rw-,g::r--,o::---"))],
     24: [change(4, default_acl=1), change(5, acl=1)],
+    25: [
+        drop(keys.locked_by(1, 4, 0)),
+        put(keys.locked_by(1, 5, 0), codec.MARK),
+        drop(keys.lock_wait(1, 3)),
+        put(keys.lock_wait(1, 4), codec.encode_lock_wait(codec.LockWait(4, 0, 8))),
+        lock(4, LOCK._replace(session=9)),
+        lock(5, LOCK),
+        lock(99, LOCK),
+    ],
+    26: [
+        lock(4, LOCK, LOCK._replace(owner=8)),
+        lock(4, LOCK._replace(first=5), LOCK._replace(last=3)),
+        lock(4, LOCK._replace(last=3), LOCK._replace(first=4)),
+        lock(4, LOCK._replace(last=2**63)),
+        lock(4, LOCK._replace(type=2)),
+        lock(4, LOCK._replace(first=7)),
+    ],
 }
 
 

@@ -82,6 +82,7 @@ class FakeMeta:
 
     def change(self, request: pb.Request) -> asyncio.Future[pb.Response]:
         self.changes += 1
+        request.seq = self.changes
         return self._answer(request)
 
     def hold(self, ino: int) -> None:
@@ -532,3 +533,6 @@ class FakeKernel:
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         self.entries.append((parent, name))
+
+    def settled(self) -> None:
+        return None

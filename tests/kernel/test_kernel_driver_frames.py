@@ -145,7 +145,7 @@ async def test_what_is_no_request_is_counted_and_the_next_is_served(kernel: Fake
         (Opcode.IOCTL, bytes(32), errno.ENOTTY),
         (Opcode.IOCTL, protocol.IOCTL_IN.pack(0, 0, 0x40086602, 0, 2, 0) + b"ab", errno.EINVAL),
         (Opcode.IOCTL, protocol.IOCTL_IN.pack(0, 0, 0x401C5820, 0, 28, 0) + b"\xff" * 28, errno.EOPNOTSUPP),
-        (Opcode.SETLK, bytes(48), errno.ENOSYS),
+        (Opcode.SETLK, bytes(40), errno.EIO),
         (Opcode.COPY_FILE_RANGE, bytes(56), errno.ENOSYS),
         (Opcode.TMPFILE, bytes(16), errno.ENOSYS),
         (4096, b"", errno.ENOSYS),

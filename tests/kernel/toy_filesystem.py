@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuseclient.attr import Attr
 from fuseclient.errors import FsError
-from fuseclient.operations import OPEN_KILL_PRIV, Caller, Changes, DirItem, KernelCache, Opened, StatFs
+from fuseclient.operations import OPEN_KILL_PRIV, Caller, Changes, DirItem, KernelCache, LockRange, Opened, StatFs
 from protos.attr_layout import ATTR
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class ToyFilesystem:
         self.entry_ttl_s = self.attr_ttl_s = self.negative_ttl_s = ttl_s
         self.null_io = null_io
         self.kernel: KernelCache | None = None
+        self.locks: dict[int, LockRange] = {}
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755, Caller(os.getuid(), os.getgid(), 0), ROOT)}
         self.next_ino = 100
         self.forgotten: list[int] = []
@@ -325,6 +326,29 @@ class ToyFilesystem:
         if not mode & 1:
             self.truncate(node, max(node.size, offset + length))
         self.touch(node)
+
+    # --- locks: one owner a file
+
+    async def getlk(self, ino: int, fh: int, lock: LockRange) -> LockRange:
+        holder = self.locks.get(ino)
+        return lock._replace(type=2) if holder is None or holder.owner == lock.owner else holder
+
+    async def setlk(self, ino: int, fh: int, lock: LockRange, *, wait: bool) -> None:
+        self.calls.append(("setlk", lock.kind, lock.type, lock.first, lock.last, wait, bool(lock.pid)))
+        holder = self.locks.get(ino)
+        mine = holder is None or holder.owner == lock.owner
+        if lock.type == 2:
+            if mine:
+                self.locks.pop(ino, None)
+        elif mine:
+            self.locks[ino] = lock
+        elif not wait:
+            raise FsError(errno.EAGAIN)
+        else:
+            try:
+                await self.hang()
+            except asyncio.CancelledError:
+                raise FsError(errno.EINTR) from None
 
     # --- directories
 
