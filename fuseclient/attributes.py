@@ -13,7 +13,7 @@ from fuseclient.attr_raw import inode_flags_of, lacks_xattrs
 from fuseclient.errors import FsError
 from fuseclient.namespace import cred_of
 from fuseclient.operations import APPEND_FL, IMMUTABLE_FL, NODUMP_FL, StatFs
-from fuseclient.permission import CAP_LINUX_IMMUTABLE, is_capable
+from fuseclient.permission import CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN, is_capable
 from protos import meta_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _UNLIMITED_BLOCKS: Final = (1 << 50) // BLOCK_BYTES
 _UNLIMITED_FILES: Final = 1 << 32
 _STATFS_S: Final = 1.0
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.")  # xattr(7)
+_TRUSTED: Final = b"trusted."
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 NAME_MAX: Final = 255
 
@@ -175,13 +176,16 @@ class Attributes:
             raise
         return bytes(response.data)
 
-    def listxattr(self, ino: int) -> bytes | Awaitable[bytes]:
+    def listxattr(self, ino: int, caller: Caller) -> bytes | Awaitable[bytes]:
         attr = self._attrs.get(ino)
-        return b"" if attr is not None and lacks_xattrs(attr) else self._listxattr(ino)
+        return b"" if attr is not None and lacks_xattrs(attr) else self._listxattr(ino, caller)
 
-    async def _listxattr(self, ino: int) -> bytes:
+    async def _listxattr(self, ino: int, caller: Caller) -> bytes:
         response = await self._meta.read(pb.Request(listxattr=pb.ListXattr(ino=ino)))
-        return bytes(response.data)
+        names = bytes(response.data)
+        if _TRUSTED not in names or is_capable(caller, CAP_SYS_ADMIN):
+            return names
+        return b"".join(name + b"\0" for name in names.split(b"\0") if name and not name.startswith(_TRUSTED))
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller, kill_sgid: bool = False) -> None:
         if name in _ACLS and not self._acl:

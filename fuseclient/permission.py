@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fuseclient.operations import Caller
 
 CAP_LINUX_IMMUTABLE: Final = 9
+CAP_SYS_ADMIN: Final = 21
 _WANTED = {os.O_RDONLY: 4, os.O_WRONLY: 2, os.O_RDWR: 6}
 
 

@@ -219,7 +219,7 @@ class Adapter(pyfuse3.Operations):
         return await self._ask("getxattr", self._operations.getxattr, self._ino(inode), name, _caller(ctx))
 
     async def listxattr(self, inode: int, ctx: Any) -> list[bytes]:
-        names: bytes = await self._ask("listxattr", self._operations.listxattr, self._ino(inode))
+        names: bytes = await self._ask("listxattr", self._operations.listxattr, self._ino(inode), _caller(ctx))
         return names.split(b"\0")[:-1]
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:

@@ -38,7 +38,7 @@ WHO: Final = ("none", "root", "all")
 #: Operations whose caller is replaced and nothing else. Those that need more are methods below.
 _MAPPED: Final = (
     *("mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename"),
-    *("getxattr", "setxattr", "removexattr", "setflags"),
+    *("getxattr", "listxattr", "setxattr", "removexattr", "setflags"),
 )
 
 

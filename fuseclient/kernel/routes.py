@@ -171,7 +171,7 @@ def _getxattr(port: Port, ino: int, r: codec.GetXattr, caller: Caller) -> Any:
 
 
 def _listxattr(port: Port, ino: int, r: codec.ListXattr, caller: Caller) -> Any:
-    return port.operations.listxattr(ino)
+    return port.operations.listxattr(ino, caller)
 
 
 def _setxattr(port: Port, ino: int, r: codec.SetXattr, caller: Caller) -> Any:

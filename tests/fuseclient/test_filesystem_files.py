@@ -344,7 +344,7 @@ async def test_xattrs(fs: FileSystem, meta: FakeMeta) -> None:
     meta.populate(ROOT, [b"f"])
     ino = meta.path(b"f").ino
     await answer(fs.getattr(ino, None))
-    assert at_once(fs.listxattr(ino)) == b""
+    assert at_once(fs.listxattr(ino, USER)) == b""
     with pytest.raises(FsError) as refusal:
         fs.getxattr(ino, b"user.any", USER)
     assert refusal.value.errno == errno.ENODATA
@@ -359,7 +359,7 @@ async def test_xattrs(fs: FileSystem, meta: FakeMeta) -> None:
     meta.foreign(pb.Request(setxattr=pb.SetXattr(ino=ino, name=b"security.selinux", value=b"label")))
     assert await answer(fs.getxattr(ino, b"security.selinux", USER)) == b"label"
     await fs.setxattr(ino, b"user.a", b"1", 0, USER)
-    assert await answer(fs.listxattr(ino)) == b"user.other\0security.selinux\0user.a\0"
+    assert await answer(fs.listxattr(ino, USER)) == b"user.other\0security.selinux\0user.a\0"
     await fs.removexattr(ino, b"user.a", USER)
     assert at_once(fs.getattr(ino, None)).fields.version == meta.nodes[ino].version
 

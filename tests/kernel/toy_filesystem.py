@@ -244,7 +244,7 @@ class ToyFilesystem:
         except KeyError:
             raise FsError(errno.ENODATA) from None
 
-    def listxattr(self, ino: int) -> bytes:
+    def listxattr(self, ino: int, caller: Caller) -> bytes:
         return b"".join(name + b"\0" for name in self.node(ino).xattrs)
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller, kill_sgid: bool = False) -> None:
