@@ -273,3 +273,55 @@ def test_dying_is_read_from_the_process_status() -> None:
     assert not callers.is_dying(0)
     assert not callers.is_dying(os.getpid())
     assert not callers.is_dying(1 << 30)
+
+
+def lk(owner: int, kind: int = 0, type_: int = 1, pid: int = 77) -> bytes:
+    return protocol.LK_IN.pack(3, owner, 5, 2**63 - 1, type_, pid, kind)
+
+
+async def test_a_lock_reaches_the_file_system_and_who_is_in_the_way_comes_back(kernel: FakeKernel) -> None:
+    assert await kernel.ask(Opcode.SETLK, body=lk(1)) == (0, b"")
+    assert kernel.toy.calls[-1] == ("setlk", 0, 1, 5, 2**63 - 1, False, True)
+    assert (await kernel.ask(Opcode.SETLK, body=lk(2)))[0] == -errno.EAGAIN
+    assert await kernel.ask(Opcode.GETLK, body=lk(2)) == (0, protocol.LK_OUT.pack(5, 2**63 - 1, 1, 77))
+    assert await kernel.ask(Opcode.GETLK, body=lk(1)) == (0, protocol.LK_OUT.pack(5, 2**63 - 1, 2, 77))
+    await kernel.ask(Opcode.SETLK, body=lk(1, protocol.LK_FLOCK))
+    assert kernel.toy.calls[-1][1] == 1
+
+
+async def test_any_signal_ends_a_wait_for_a_lock(kernel: FakeKernel) -> None:
+    """This very process stands for the caller, and it is not dying."""
+    await kernel.ask(Opcode.SETLK, body=lk(1))
+    unique = await kernel.tell(Opcode.SETLKW, body=lk(2), pid=os.getpid())
+    await kernel.tell(Opcode.INTERRUPT, 0, struct.pack("<Q", unique))
+    _, error, answered = protocol.OUT_HEADER.unpack_from(await kernel.reply())
+    assert (error, answered) == (-errno.EINTR, unique)
+
+
+async def test_a_read_only_close_is_told_of_once_somebody_locks(kernel: FakeKernel) -> None:
+    kernel.toy.open_files = 0
+
+    async def flags() -> int:
+        _, body = await kernel.ask(Opcode.OPEN, body=struct.pack("<II", os.O_RDONLY, 0))
+        found: int = protocol.OPEN_OUT.unpack(body)[1]
+        return found
+
+    assert await flags() & protocol.FOPEN_NOFLUSH
+    await kernel.ask(Opcode.SETLK, body=lk(1, protocol.LK_FLOCK))
+    assert await flags() & protocol.FOPEN_NOFLUSH, "flock does not need it"
+    await kernel.ask(Opcode.SETLK, body=lk(1))
+    assert not await flags() & protocol.FOPEN_NOFLUSH
+
+
+@pytest.mark.parametrize(
+    ("syscall", "found"),
+    [
+        ("running\n", None),
+        ("72 0x3 0x26 0x7ffe 0x0 0x0 0x0 0x7ffe 0x7f\n", True),
+        ("72 0x3 0x7 0x7ffe 0x0 0x0 0x0 0x7ffe 0x7f\n", False),
+        ("-1 0x7ffe 0x7f\n", False),
+        ("", False),
+    ],
+)
+def test_the_kind_of_a_wait_is_read_from_its_system_call(syscall: str, found: bool | None) -> None:
+    assert callers.parse_locks_open_file(syscall) is found

@@ -43,6 +43,8 @@ STRUCTS = [
     (p.SETXATTR_IN_EXT, "fuse_setxattr_in", "size flags setxattr_flags"),
     (p.GETXATTR_IN, "fuse_getxattr_in", "size"),
     (p.FLUSH_IN, "fuse_flush_in", "fh lock_owner"),
+    (p.LK_IN, "fuse_lk_in", "fh owner lk.start lk.end lk.type lk.pid lk_flags"),
+    (p.LK_OUT, "fuse_lk_out", "lk.start lk.end lk.type lk.pid"),
     (p.ACCESS_IN, "fuse_access_in", "mask"),
     (p.INTERRUPT_IN, "fuse_interrupt_in", "unique"),
     (p.FALLOCATE_IN, "fuse_fallocate_in", "fh offset length mode"),
@@ -82,6 +84,7 @@ CONSTANTS = {
         if re.match("(GETATTR|OPEN|WRITE|FSYNC|RELEASE|SETXATTR)_[A-Z]+", name) and isinstance(value, int)
     },
     "FUSE_EXPIRE_ONLY": p.EXPIRE_ONLY,
+    "FUSE_LK_FLOCK": p.LK_FLOCK,
     "FUSE_ROOT_ID": p.ROOT_ID,
 }
 
