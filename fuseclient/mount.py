@@ -129,7 +129,7 @@ async def _serve(config: MountConfig, options: kernel_mount.MountOptions, ready:
             log.info("mounted", url=str(config.url), mountpoint=str(config.mountpoint), driver=config.driver)
             ready()
 
-        if meta.settings.acl and not files.acl:
+        if meta.settings.acl and config.driver != "kernel":
             log.warning("this driver has no ACLs: they are neither shown nor enforced on this mount", driver=config.driver)
         async with _DRIVERS[config.driver](config, options, files) as driver:
             await _serve_driver(driver, announce)

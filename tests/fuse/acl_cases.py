@@ -6,6 +6,7 @@ with plain system calls on attributes, so that no tool stands between.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -104,6 +105,18 @@ def make(path: Path, mode: int = 0o644, *, directory: bool = False) -> Path:
         path.write_bytes(b"data")
     path.chmod(mode)
     return path
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether the file system of a local directory keeps lists: without, there is nothing to compare with."""
+    try:
+        os.setxattr(folder, DEFAULT, to_bytes(LISTS["minimal"]))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
+    os.removexattr(folder, DEFAULT)
+    return True
 
 
 def set_list(path: Path, text: str, name: str = ACCESS) -> None:

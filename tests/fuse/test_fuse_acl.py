@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.acl_text import ACCESS, DEFAULT, to_bytes, to_text
-from tests.fuse.acl_cases import CASES, LISTS, Case
+from tests.fuse.acl_cases import CASES, LISTS, Case, has_lists
 from tests.fuse.test_fuse_programs import needs, sh
 from tests.fuse.users import USERS, as_user
 
@@ -34,14 +34,8 @@ def local(scratch: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder)
         path.chmod(0o755)
-        try:
-            os.setxattr(path, ACCESS, to_bytes(LISTS["mask-only"]))
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
+        if not has_lists(path):
             pytest.skip(f"{scratch} is on a file system without ACLs: there is nothing to compare with")
-        os.removexattr(path, ACCESS)
-        path.chmod(0o755)
         yield path
 
 
