@@ -15,14 +15,14 @@ import asyncio
 import contextlib
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
 
 from metaserver import wire
 from metaserver.barrier import NoQuorum
 from metaserver.core import reads
-from metaserver.core.entry import Create, Item, Result
+from metaserver.core.entry import Create, Item, Result, TmpFile
 from metaserver.core.errors import FsError
 from metaserver.queries import QUERIES
 from metaserver.sessions import AttachRefused
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
     #: Reads of one frame: each with the name of its operation.
     Reads = list[tuple[meta_pb2.Request, str]]
+
+
+#: What makes a file and holds it open in one.
+_OPENING: Final = (Create, TmpFile)
 
 
 class Pressure(Protocol):
@@ -120,7 +124,7 @@ class Conversations:
                 waiting = self._sessions.get(number)
                 if waiting is not None and waiting.stream is not None:
                     waiting.stream.notify_lock(seq)
-            if type(item.op) is Create and result.inode is not None and self._sessions.get(item.session) is not None:
+            if type(item.op) in _OPENING and result.inode is not None and self._sessions.get(item.session) is not None:
                 self._holds.add(item.session, result.inode.ino)
 
     def ending_of(self, error: ReplicationError) -> Ending:

@@ -207,6 +207,10 @@ def _bits(mask: int) -> Iterator[int]:
 # --- what each op touches: one row per op ---------------------------------------------------------------------------
 
 
+def _unseen(interest: Interest, others: int, op: Op, result: Result) -> None:
+    """Nobody else can know of it."""
+
+
 def _made(interest: Interest, others: int, op: Op, result: Result) -> None:
     """A new name for a new inode, which nobody can have cached."""
     assert isinstance(op, ops.Create | ops.MkDir | ops.MkNod | ops.SymLink)
@@ -246,7 +250,9 @@ def _renamed(interest: Interest, others: int, op: Op, result: Result) -> None:
 
 def _changed(interest: Interest, others: int, op: Op, result: Result) -> None:
     assert result.inode is not None
-    data = isinstance(op, ops.CommitSlices) or (isinstance(op, ops.SetAttr) and bool(op.valid & ops.SetAttrValid.SIZE))
+    data = isinstance(op, ops.CommitSlices | ops.Fallocate | ops.CopyRange) or (
+        isinstance(op, ops.SetAttr) and bool(op.valid & ops.SetAttrValid.SIZE)
+    )
     interest.tell_inode(others, result.inode, data)
 
 
@@ -265,6 +271,9 @@ _TOUCHES: Final[dict[type[Op], Callable[[Interest, int, Op, Result], None]]] = {
     ops.Rename: _renamed,
     ops.SetAttr: _changed,
     ops.CommitSlices: _changed,
+    ops.Fallocate: _changed,
+    ops.CopyRange: _changed,
+    ops.TmpFile: _unseen,
     ops.SetXattr: _changed,
     ops.RemoveXattr: _changed,
     ops.SetFlags: _changed,

@@ -35,7 +35,7 @@ class Birth(NamedTuple):
 
     inode: Inode
     parent: Inode
-    name: bytes
+    name: bytes  # empty: it gets none
     cookie: int
     ledger: codec.Ledger
     ranges: list[tuple[int, int]] | None  # of the session's lease, without the number; None = the counter gives it
@@ -121,6 +121,11 @@ def _inherit(txn: ReadTxn, parent: Inode, mode: int) -> tuple[int, _Lists]:
     return mode, _Lists((listed, own, inherited), tuple(values))
 
 
+def unnamed(birth: Birth) -> Birth:
+    """The same birth without an entry: the directory stays as it is, the inode is an orphan that may get a name."""
+    return birth._replace(inode=birth.inode._replace(nlink=0, parent=0), name=b"")
+
+
 def write(txn: WriteTxn, ctx: Context, birth: Birth) -> None:
     inode, parent, name, cookie, held, ranges, lists = birth
     ino = inode[0]
@@ -131,8 +136,11 @@ def write(txn: WriteTxn, ctx: Context, birth: Birth) -> None:
     for value in lists:
         acl_store.use(txn, value)
     directory.store(txn, inode)
-    directory.put_entry(txn, parent[0], name, ino, inode[1] >> 12, cookie)
-    directory.store(txn, parent)
+    if name:
+        directory.put_entry(txn, parent[0], name, ino, inode[1] >> 12, cookie)
+        directory.store(txn, parent)
+    else:
+        txn.put(keys.orphan(ino), codec.UNNAMED_MARK)
     usage.charge(txn, inode[6], held, 0, 1)
 
 

@@ -21,6 +21,7 @@ VERSION: Final = 1
 FORMAT_VERSION: Final = 1
 MARK: Final = b"\x01"
 ORPHAN_MARK: Final = MARK
+UNNAMED_MARK: Final = b"\x01\x01"  # it never had a name (O_TMPFILE), and may still get one
 
 _TYPE: Final = 0o170000
 _REG: Final = 0o100000

@@ -98,6 +98,9 @@ def store(txn: WriteTxn, inode: Inode) -> None:
 
 def gain_name(txn: WriteTxn, ctx: Context, inode: Inode, parent: int) -> Inode:
     """A non-directory after it got one more name, in `parent`; its link keys are kept."""
+    if not inode.nlink:
+        txn.delete(keys.orphan(inode.ino))
+        return inode._replace(nlink=1, parent=parent, ctime_ns=ctx.now_ns, version=ctx.version)
     if inode.nlink == 1:
         _count_link(txn, inode.ino, inode.parent, 1)
     _count_link(txn, inode.ino, parent, 1)

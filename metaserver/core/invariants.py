@@ -17,6 +17,7 @@ from metaserver.core.model import (
     CHUNK_BYTES,
     FIRST_COOKIE,
     SYMLINK_MAX,
+    ZEROS,
     Dentry,
     Extent,
     Inode,
@@ -55,6 +56,7 @@ class _State:
         self.links: dict[tuple[int, int], int] = {}
         self.orphans: set[int] = set()
         self.doomed: dict[int, codec.Doomed] = {}
+        self.further: dict[int, int] = {}
         self.sessions: dict[int, Session] = {}
         self.acked: dict[int, codec.Acked] = {}
         self.results: list[tuple[int, int]] = []
@@ -113,7 +115,7 @@ class _State:
         self.links[keys.number_at(key), keys.number_at(key, 9)] = codec.decode_count(value)
 
     def read_orphan(self, key: bytes, value: bytes) -> None:
-        if value != codec.ORPHAN_MARK:
+        if value not in (codec.ORPHAN_MARK, codec.UNNAMED_MARK):
             raise CorruptState("not an orphan's mark")
         self.orphans.add(keys.number_at(key))
 
@@ -124,7 +126,7 @@ class _State:
         raise CorruptState("no such prefix")
 
     def read_refs(self, key: bytes, value: bytes) -> None:
-        raise CorruptState("slices with several owners are not in use")
+        self.further[keys.number_at(key)] = codec.decode_counter(value)
 
     def read_session(self, key: bytes, value: bytes) -> None:
         number = keys.number_at(key)
@@ -328,31 +330,43 @@ def _allocation(state: _State) -> Iterator[str]:
 
 
 def _extents(state: _State) -> Iterator[str]:
-    """A chunk belongs to a regular file; its extents are sorted, disjoint, within slice, chunk and size; none is empty."""
+    """A chunk is of a regular file; its extents are sorted, disjoint, none empty, within slice, chunk and (but zeros) size."""
     for (ino, index), chunk in state.chunks.items():
         inode = state.inodes.get(ino)
         if inode is None or not inode.is_reg or not chunk:
             yield f"chunk {index} of {ino} is empty or belongs to no regular file"
             continue
         at = 0
-        room = min(CHUNK_BYTES, inode.size - index * CHUNK_BYTES)
         for one in chunk:
-            inside = one.length >= 1 and one.pos + one.length <= room and one.off + one.length <= one.size <= CHUNK_BYTES
-            if one.pos < at or not inside or not one.slice:
+            if one.pos < at or one.length < 1 or not one.slice or not _fits(one, inode.size - index * CHUNK_BYTES):
                 yield f"chunk {index} of {ino}, size {inode.size}: {one}"
             at = one.pos + one.length
 
 
-def _slices_have_one_home(state: _State) -> Iterator[str]:
-    """A slice is in one chunk, of one size there, and it is not in the delete queue."""
-    homes: dict[int, tuple[object, ...]] = {}
+def _fits(one: Extent, room: int) -> bool:
+    """Whether an extent is within its slice and chunk, and the `room` up to the end of the file if it has bytes."""
+    end = one.pos + one.length
+    if one.slice == ZEROS:
+        return end <= CHUNK_BYTES and not one.off and not one.size and not one.inline
+    return end <= min(CHUNK_BYTES, room) and one.off + one.length <= one.size <= CHUNK_BYTES
+
+
+def _owners(state: _State) -> Iterator[str]:
+    """A slice is of one size and kind, has as many owners (chunks) as are counted, and is not in the delete queue."""
+    kinds: dict[int, tuple[int, bool]] = {}
+    owners: Counter[int] = Counter()
     for where, chunk in state.chunks.items():
         for one in chunk:
-            home = (where, one.size, one.inline)
-            if homes.setdefault(one.slice, home) != home:
-                yield f"slice {one.slice} is in {homes[one.slice]} and {home}"
-            if one.slice in state.doomed:
-                yield f"slice {one.slice} is in use at {where} and in the delete queue"
+            kind = (one.size, one.inline)
+            if kinds.setdefault(one.slice, kind) != kind:
+                yield f"slice {one.slice} is {kinds[one.slice]} and, at {where}, {kind}"
+        owners.update({one.slice for one in chunk} - {ZEROS})
+    for slice_id in owners.keys() | state.further.keys():
+        further = state.further.get(slice_id)
+        if owners[slice_id] != 1 + (further or 0) or further == 0:
+            yield f"slice {slice_id} has {owners[slice_id]} owners, and beside the first {further} are counted"
+        if slice_id in state.doomed:
+            yield f"slice {slice_id} is in use and in the delete queue"
 
 
 def _inline_bytes(state: _State) -> Iterator[str]:
@@ -380,7 +394,7 @@ def _ledgers(state: _State) -> Iterator[str]:
 def _counters(state: _State) -> Iterator[str]:
     """A counter is above every number that was given."""
     leased = [last for ranges in state.leases.values() for _, last in ranges]
-    in_use = [one.slice for chunk in state.chunks.values() for one in chunk]
+    in_use = [one.slice for chunk in state.chunks.values() for one in chunk if one.slice != ZEROS]
     given: dict[bytes, list[int]] = {
         keys.NEXT_INO: [*state.inodes, *leased],
         keys.NEXT_SLICE: [*in_use, *state.doomed],
@@ -549,7 +563,7 @@ RULES: Final[dict[int, Callable[[_State], Iterator[str]]]] = {
     9: _cookies,
     10: _allocation,
     11: _extents,
-    12: _slices_have_one_home,
+    12: _owners,
     13: _inline_bytes,
     14: _ledgers,
     15: _counters,

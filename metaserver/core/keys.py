@@ -59,7 +59,7 @@ TABLE: Final = (
     Kind(LINK, "names of a file in a directory", "ino u64, parent u64", "count u32; only while nlink > 1"),
     Kind(ORPHAN, "orphan", "ino u64", "version u8; nlink is 0"),
     Kind(DOOMED, "delete queue", "slice u64", "size, volume, time queued"),
-    Kind(SLICE_REFS, "reserved: further owners of a slice", "slice u64", "absent = one owner"),
+    Kind(SLICE_REFS, "further owners of a slice", "slice u64", "how many, u64; absent = one owner"),
     Kind(SESSION, "session", "session u64", "volume, root, secret, client, time opened"),
     Kind(SESSION_ACKED, "what a session has acknowledged", "session u64", "acked seq u64, volume u32"),
     Kind(RESULT, "result of an operation", "session u64, seq u64", "the result"),
@@ -155,6 +155,10 @@ def orphan(ino: int) -> bytes:
 
 def doomed(slice_id: int) -> bytes:
     return _ONE(DOOMED, slice_id)
+
+
+def slice_refs(slice_id: int) -> bytes:
+    return _ONE(SLICE_REFS, slice_id)
 
 
 def session(number: int) -> bytes:

@@ -25,6 +25,8 @@ INLINE_MAX: Final = 64 << 10
 #: Inline slices lie within this many times `inline_bytes` from the start of a file, so that a file which is rewritten in small
 #: pieces cannot move into the metadata as a whole.
 INLINE_REACH: Final = 16
+#: The slice of an extent that is allocated and was never written: it reads as zeros, has no objects, no bytes and no owners.
+ZEROS: Final = 2**64 - 1
 #: Of one chunk. More would be pieces of less than 256 bytes on average.
 EXTENTS_MAX: Final = 1 << 18
 
@@ -47,7 +49,7 @@ class Inode(NamedTuple):
     volume: int  # id of the volume it belongs to
     parent: int  # the directory that holds its only entry; 0 when several do (see keys.LINK) or none does
     rdev: int  # devices only
-    allocated: int  # regular files: bytes covered by slices that are not holes
+    allocated: int  # regular files: bytes that extents cover, shared ones and zeros included
     next_cookie: int  # directories: the cookie that the next entry gets
     atime_ns: int
     mtime_ns: int
@@ -84,7 +86,7 @@ class Dentry(NamedTuple):
 class Extent(NamedTuple):
     """`length` bytes at `pos` of a chunk that come from byte `off` of a slice. A chunk's extents are sorted and disjoint.
 
-    slice 0 never appears: what no extent covers is a hole.
+    slice 0 never appears: what no extent covers is a hole. ZEROS has off 0 and size 0.
     """
 
     pos: int

@@ -37,6 +37,8 @@ _new: Final = tuple.__new__
 
 #: A stream takes messages of 16 MiB; an extent takes about as many bytes there as in the store.
 _ANSWER_BYTES_MAX: Final = 6 << 20
+#: Together with inline bytes, of which there is always room for what a record takes of them (ranges.INLINE_CHUNK_MAX).
+_INLINE_ANSWER_MAX: Final = 8 << 20
 
 
 class DirEntry(NamedTuple):
@@ -152,25 +154,29 @@ def readdir(txn: ReadTxn, ino: int, after: int, limit: int, attrs: bool = False,
 
 def read_slices(txn: ReadTxn, ino: int, first_chunk: int, chunks: int) -> Slices:
     """The extents of `chunks` chunks from `first_chunk` on, inline bytes included; fewer chunks, but at least one, when that
-    is more than _ANSWER_BYTES_MAX."""
+    is more than _ANSWER_BYTES_MAX; more, when these and the following ones are all hole."""
     inode = load(txn, ino)
     if not inode.is_reg:
         raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL, f"inode {ino} is not a regular file")
     found: dict[int, list[Extent]] = {}
     inline: dict[int, bytes] = {}
+    behind = (inode.size + CHUNK_BYTES - 1) // CHUNK_BYTES
     if not inode.allocated or chunks < 1:
-        return Slices(inode, found, inline, chunks)
+        return Slices(inode, found, inline, max(chunks, behind - first_chunk))
     cost = 0
-    last = min(first_chunk + chunks, (inode.size + CHUNK_BYTES - 1) // CHUNK_BYTES) - 1
+    last = min(first_chunk + chunks, behind) - 1
     for index, value in chunks_from(txn, ino, first_chunk, last):
         cost += len(value)
         if found and cost > _ANSWER_BYTES_MAX:
             return Slices(inode, found, inline, index - first_chunk)
         found[index] = decoded = extents.decode(value)
         for one in decoded:
-            if one.inline and one.slice not in inline and cost <= _ANSWER_BYTES_MAX:
+            if one.inline and one.slice not in inline and cost <= _INLINE_ANSWER_MAX:
                 inline[one.slice] = data = _inline_bytes(txn, one)
                 cost += len(data)
+    if not found and last + 1 < behind:
+        following = next(iter(txn.scan(keys.chunks(ino), keys.chunk(ino, last))), None)
+        chunks = (behind if following is None else keys.short_at(following[0], 9)) - first_chunk
     return Slices(inode, found, inline, chunks)
 
 

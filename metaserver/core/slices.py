@@ -1,4 +1,8 @@
-"""The end of slices: what no extent refers to any more goes to the delete queue, inline bytes go at once.
+"""Owners of slices, and their end: what no extent refers to any more goes to the delete queue, inline bytes go at once.
+
+An owner is a chunk record that holds at least one extent of the slice, however many. The first owner is not written down: the
+state counts only further ones (keys.SLICE_REFS). Whoever changes several records shares first and releases then, so that a
+slice which moves from one to another does not end in between.
 
 The queue is worked off by clients (they own the object store); an entry leaves it by FinishDeletes.
 """
@@ -13,15 +17,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from metaserver.core.context import Context
-    from metaserver.core.extents import Freed
+    from metaserver.core.extents import Held
     from metaserver.core.txn import ReadTxn, WriteTxn
 
 
-def release(txn: WriteTxn, ctx: Context, volume: int, freed: Iterable[Freed]) -> int:
-    """Dispose of slices that have no extents; how many went to the queue."""
+def share(txn: WriteTxn, gained: Iterable[Held]) -> None:
+    """One more record holds these slices, which have an owner already."""
+    for one in gained:
+        key = keys.slice_refs(one.slice)
+        txn.put(key, codec.encode_counter(further_owners(txn, one.slice) + 1))
+
+
+def further_owners(txn: ReadTxn, slice_id: int) -> int:
+    """How many records hold the slice beside the first."""
+    value = txn.get(keys.slice_refs(slice_id))
+    return 0 if value is None else codec.decode_counter(value)
+
+
+def release(txn: WriteTxn, ctx: Context, volume: int, freed: Iterable[Held]) -> int:
+    """One record holds these slices no more; those that had no other owner end. How many went to the queue."""
     queued = 0
     for one in freed:
-        if one.inline:
+        others = further_owners(txn, one.slice)
+        if others > 1:
+            txn.put(keys.slice_refs(one.slice), codec.encode_counter(others - 1))
+        elif others:
+            txn.delete(keys.slice_refs(one.slice))
+        elif one.inline:
             txn.delete(keys.inline(one.slice))
         else:
             txn.put(keys.doomed(one.slice), codec.encode_doomed(one.size, volume, ctx.now_ns))

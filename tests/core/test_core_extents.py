@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from metaserver.core import extents
 from metaserver.core.errors import CorruptState
-from metaserver.core.extents import Freed
+from metaserver.core.extents import Held
 from metaserver.core.model import CHUNK_BYTES, Extent
 
 ROOM = 120
@@ -31,7 +31,7 @@ CHANGES = st.lists(
 def test_splice_is_painting_bytes(changes: list[tuple[str, int, int, int, bool]]) -> None:
     value = extents.EMPTY
     painted: dict[int, tuple[int, int]] = {}
-    sizes: dict[int, Freed] = {}
+    sizes: dict[int, Held] = {}
     for number, (what, pos, length, off, inline) in enumerate(changes, start=1):
         before = {slice_id for slice_id, _ in painted.values()}
         covered = len(painted)
@@ -42,7 +42,7 @@ def test_splice_is_painting_bytes(changes: list[tuple[str, int, int, int, bool]]
             after = extents.splice(value, Extent(pos, length, 0, 0, 0, False))
             painted = {at: one for at, one in painted.items() if not pos <= at < pos + length}
         else:
-            sizes[number] = Freed(number, off + length + 3, inline)
+            sizes[number] = Held(number, off + length + 3, inline)
             after = extents.splice(value, Extent(pos, length, number, off, off + length + 3, inline))
             painted |= {pos + at: (number, off + at) for at in range(length)}
         value = after.value
@@ -63,19 +63,19 @@ def test_rewriting_one_page_does_not_grow_a_chunk() -> None:
         done = extents.splice(value, Extent(8192, 4096, number, 0, 4096, False))
         value = done.value
         assert done.allocated == 0
-        assert done.freed == ([Freed(number - 1, 4096, False)] if number > 2 else [])
+        assert done.freed == ([Held(number - 1, 4096, False)] if number > 2 else [])
     assert len(value) == 1 + 3 * extents.RECORD_BYTES
 
 
 def test_a_slice_number_that_looks_like_another_field_is_not_found() -> None:
-    """Freed slices are searched for as bytes: a match that is not at the place of a slice number does not count."""
+    """Held slices are searched for as bytes: a match that is not at the place of a slice number does not count."""
     number = 5 << 32 | 5
     value = extents.splice(extents.EMPTY, Extent(0, 100, number, 0, 100, False)).value
     value = extents.splice(value, Extent(0, 5, 7, 0, 5, False)).value
     value = extents.splice(value, Extent(5, 5, 8, 0, 5, False)).value
     assert struct.pack(">Q", number) in value[1 + extents.RECORD_BYTES :]
     done = extents.splice(value, Extent(10, 90, 9, 0, 90, False))
-    assert done.freed == [Freed(number, 100, False)]
+    assert done.freed == [Held(number, 100, False)]
 
 
 @pytest.mark.parametrize("value", [b"", b"\x02", b"\x01" + b"x" * 23, b"\x00" + b"x" * 24])

@@ -1,9 +1,9 @@
 """commit_slices: written data becomes part of a file. Result: inode.
 
-The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given
-or that is in the delete queue); their objects are durable already. One slice may serve several places of one chunk: small
-writes share an object. A slice of 0 makes a hole; a hole, too, grows the file to its end. An orphan may be written to:
-somebody has it open. An immutable file may not (EPERM), whoever opened it before.
+The slices are laid over the file in order. Their numbers come from the slice counter (EINVAL for one that was never given,
+that is in the delete queue, or that several chunks share already); their objects are durable already. One slice may serve
+several places of one chunk: small writes share an object. A slice of 0 makes a hole; a hole, too, grows the file to its end. An
+orphan may be written to: somebody has it open. An immutable file may not (EPERM), whoever opened it before.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from metaserver.core import birth, directory, extents, keys, usage, xattrs
+from metaserver.core import birth, contents, extents, keys, usage
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
 from metaserver.core.inode_flags import require_mutable
 from metaserver.core.model import CHUNK_BYTES, EXTENTS_MAX, FILE_SIZE_MAX, INLINE_MAX, INLINE_REACH, Extent
-from metaserver.core.permission import without_suid
-from metaserver.core.slices import put_chunk, release
+from metaserver.core.slices import further_owners, put_chunk, release
 
 if TYPE_CHECKING:
     from metaserver.core.context import Context
     from metaserver.core.entry import CommitSlices, NewSlice
-    from metaserver.core.extents import Freed
+    from metaserver.core.extents import Held
     from metaserver.core.model import Inode, Settings
     from metaserver.core.txn import ReadTxn, WriteTxn
 
@@ -34,7 +33,7 @@ class _Laid(NamedTuple):
     """What the slices make of the file: chunks that changed, slices that ended, bytes to keep inline."""
 
     chunks: dict[int, bytes]
-    freed: list[Freed]
+    freed: list[Held]
     inline: dict[int, bytes]
     allocated: int
     size: int
@@ -42,38 +41,22 @@ class _Laid(NamedTuple):
 
 def apply(txn: WriteTxn, ctx: Context, op: CommitSlices) -> Result:
     inode = load_for(txn, ctx, op.ino)
-    if not inode.is_reg:
-        raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL, f"inode {op.ino} is not a regular file")
+    contents.require_regular(inode)
     if inode.flags:
         require_mutable(inode)
     held = usage.ledger(txn, inode.volume)
     _require_slices(txn, op.slices, held.settings)
     laid = _lay(txn, inode, op.slices)
-    allocated = inode.allocated + laid.allocated
-    more = usage.charged(allocated) - usage.charged(inode.allocated)
-    usage.require_bytes(held, more)
-    capability = xattrs.capability_key(txn, inode) if op.kill_priv else None
-    changed = inode._replace(
-        mode=without_suid(inode.mode) if op.kill_priv else inode.mode,
-        size=laid.size,
-        allocated=allocated,
-        mtime_ns=op.mtime_ns or ctx.now_ns,
-        ctime_ns=ctx.now_ns,
-        version=ctx.version,
-        data_version=ctx.version,
-        xattr_bytes=inode.xattr_bytes - (xattrs.listed(xattrs.CAPABILITY) if capability is not None else 0),
+    decided = contents.prepare(
+        txn, ctx, inode, held, size=laid.size, more=laid.allocated, kill_priv=op.kill_priv, mtime_ns=op.mtime_ns
     )
-    if capability is not None:
-        txn.delete(capability)
     for slice_id, data in laid.inline.items():
         txn.put(keys.inline(slice_id), data)
     release(txn, ctx, inode.volume, laid.freed)
     for index, value in laid.chunks.items():
         put_chunk(txn, op.ino, index, value)
-    if more:
-        usage.charge(txn, inode.volume, held, more, 0)
-    directory.store(txn, changed)
-    return Result(0, "", changed)
+    contents.write(txn, decided)
+    return Result(0, "", decided.inode)
 
 
 def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settings) -> None:
@@ -90,8 +73,8 @@ def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settin
             if new.data:
                 raise FsError(errno.EINVAL, "a hole has no bytes")
             continue
-        if new.slice >= given or txn.get(keys.doomed(new.slice)) is not None:
-            raise FsError(errno.EINVAL, f"slice {new.slice} was never given, or was deleted")
+        if new.slice >= given or txn.get(keys.doomed(new.slice)) is not None or further_owners(txn, new.slice):
+            raise FsError(errno.EINVAL, f"slice {new.slice} was never given, was deleted or is shared")
         first = seen.get(new.slice)
         if first is None:
             seen[new.slice] = new
@@ -108,7 +91,7 @@ def _require_slices(txn: ReadTxn, slices: tuple[NewSlice, ...], settings: Settin
 
 def _lay(txn: ReadTxn, inode: Inode, slices: tuple[NewSlice, ...]) -> _Laid:
     chunks: dict[int, bytes] = {}
-    freed: dict[int, list[Freed]] = {}
+    freed: dict[int, list[Held]] = {}
     inline: dict[int, bytes] = {}
     allocated, size = 0, inode.size
     for new in slices:
@@ -126,5 +109,5 @@ def _lay(txn: ReadTxn, inode: Inode, slices: tuple[NewSlice, ...]) -> _Laid:
         if new.data:
             inline[new.slice] = new.data
     # A slice that a later one of this op covered may have been laid again after that.
-    ended = [one for chunk, found in freed.items() for one in extents.still_free(chunks[chunk], found)]
+    ended = [one for chunk, found in freed.items() for one in extents.unheld(chunks[chunk], found)]
     return _Laid(chunks, ended, inline, allocated, size)

@@ -1,7 +1,8 @@
 """link: one more name for a file of any type but a directory. Result: inode, parent.
 
 Precedence: ENOENT of the inode, then of the directory's lookup, EEXIST, EXDEV, EACCES, EPERM for a directory, ENOENT for
-an orphan (its last name went; nobody gives it a new one), EMLINK. One that is immutable or append-only gets no other name.
+an orphan whose last name went (nobody gives it a new one; a file that never had one gets its first), EMLINK. One that is
+immutable or append-only gets no other name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from metaserver.core import directory, keys
+from metaserver.core import codec, directory, keys
 from metaserver.core.context import load_for
 from metaserver.core.entry import Result
 from metaserver.core.errors import FsError
@@ -35,7 +36,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Link) -> Result:
     require_free(inode)
     if inode.is_dir:
         raise FsError(errno.EPERM, "a directory has one name")
-    if not inode.nlink:
+    if not inode.nlink and txn.get(keys.orphan(op.ino)) != codec.UNNAMED_MARK:
         raise FsError(errno.ENOENT, f"inode {op.ino} has no name any more")
     if inode.nlink >= LINK_MAX:
         raise FsError(errno.EMLINK, f"inode {op.ino} has {inode.nlink} names")

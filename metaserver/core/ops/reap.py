@@ -33,6 +33,7 @@ def apply(txn: WriteTxn, ctx: Context, op: Reap) -> Result:
         left, toll = death.shrink(txn, ctx, inode, op.chunk_limit)
         if left is not None:
             directory.store(txn, left)
+            txn.put(keys.orphan(ino), codec.ORPHAN_MARK)  # what is half gone gets no name
             waiting += 1
         tolls[inode.volume] = tolls.get(inode.volume, Toll()).plus(toll)
     for volume, toll in tolls.items():

@@ -30,12 +30,13 @@ from metaserver.core.permission import (
     require_owner,
     without_suid,
 )
+from metaserver.core.ranges import LAST_CHUNK
 from metaserver.core.slices import chunks_from, put_chunk, release
 
 if TYPE_CHECKING:
     from metaserver.core.context import Context
     from metaserver.core.entry import SetAttr
-    from metaserver.core.extents import Freed
+    from metaserver.core.extents import Held
     from metaserver.core.model import Inode
     from metaserver.core.txn import ReadTxn, WriteTxn
 
@@ -60,7 +61,7 @@ class Cut(NamedTuple):
     """What a truncation does to the chunks of a file."""
 
     chunks: list[tuple[int, bytes]]
-    freed: list[Freed]
+    freed: list[Held]
     allocated: int
 
 
@@ -180,14 +181,24 @@ def _changed(ctx: Context, inode: Inode, op: SetAttr, valid: int, cut: Cut | Non
 
 
 def cut_to(txn: ReadTxn, inode: Inode, size: int) -> Cut:
-    """What goes when a file gets `size` bytes; nothing when it grows."""
-    if size >= inode.size or not inode.allocated:
+    """What goes when a file gets `size` bytes; nothing when it grows. What is allocated beyond the end goes as well."""
+    if size > inode.size or not inode.allocated:
         return Cut([], [], 0)
     first, keep = divmod(size, CHUNK_BYTES)
+    last = max(inode.size - 1, 0) // CHUNK_BYTES
+    cut = _cut(chunks_from(txn, inode.ino, first, last), first, keep)
+    if not size and cut.allocated == -inode.allocated:
+        return cut  # that was all
+    beyond = _cut(chunks_from(txn, inode.ino, last + 1, LAST_CHUNK), first, keep)
+    return Cut(cut.chunks + beyond.chunks, cut.freed + beyond.freed, cut.allocated + beyond.allocated)
+
+
+def _cut(records: list[tuple[int, bytes]], first: int, keep: int) -> Cut:
+    """Of these records, `keep` bytes of the first chunk stay."""
     chunks: list[tuple[int, bytes]] = []
-    freed: list[Freed] = []
+    freed: list[Held] = []
     allocated = 0
-    for index, value in chunks_from(txn, inode.ino, first, (inode.size - 1) // CHUNK_BYTES):
+    for index, value in records:
         after = extents.truncate(value, keep if index == first else 0)
         if after.allocated:
             chunks.append((index, after.value))
