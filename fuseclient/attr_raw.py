@@ -113,17 +113,18 @@ def without_privilege(mode: int) -> int:
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
-def with_local_writes(attr: Attr, size: int, mtime_ns: int, kill_priv: bool) -> Attr:
+def with_local_writes(attr: Attr, size: int, mtime_ns: int, kill_priv: bool, written: int) -> Attr:
     """The attributes of a file that this mount has written to but not committed yet.
 
-    st_blocks is a guess that errs upwards: programs take a file with size and no blocks for a hole from end to end.
+    st_blocks is a guess that errs upwards, by no more than the `written` bytes: programs take a file with size and no blocks
+    for a hole from end to end.
     """
     raw = bytearray(attr.raw)
     committed = size_of(attr)
     blocks: int = _u64_at(raw, _BLOCKS)[0]
     if size > committed:
         _U64.pack_into(raw, _SIZE, size)
-        blocks += (size - committed + 511) >> 9
+        blocks += (min(size - committed, written) + 511) >> 9
     _U64.pack_into(raw, _BLOCKS, max(blocks, 8))
     seconds, nanoseconds = divmod(mtime_ns, NS)
     _I64.pack_into(raw, _MTIME_S, seconds)

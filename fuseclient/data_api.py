@@ -27,6 +27,10 @@ class FileData(Protocol):
         """Something written is not committed yet, or an error of a background upload has not been reported yet."""
 
     @property
+    def dirty_bytes(self) -> int:
+        """How many bytes are written and not committed."""
+
+    @property
     def mtime_ns(self) -> int:
         """When this mount last wrote; 0 = never."""
 
@@ -51,7 +55,7 @@ class FileData(Protocol):
         """The map of chunk 0, as Open delivered it together with the attributes of the last `refresh` (or of `file`)."""
 
     def seek(self, offset: int, whence: int) -> int | Awaitable[int]:
-        """SEEK_DATA and SEEK_HOLE. Raises FsError(ENXIO)."""
+        """SEEK_DATA and SEEK_HOLE, exact: what is allocated and was never written is a hole, as on ext4. FsError(ENXIO)."""
 
     def forsake(self) -> None:
         """The session ended under which the dirty bytes were written: others may have used the file since, so none of these

@@ -95,6 +95,17 @@ class FileIo:
         if not flags_allow(attr, flags):
             raise FsError(errno.EPERM)
 
+    async def tmpfile(self, parent: int, mode: int, umask: int, flags: int, caller: Caller) -> tuple[Attr, Opened]:
+        """Create a file without a name; what is dirty at its last close is of use only if it got one."""
+        tick = self._attrs.tick
+        making = pb.TmpFile(parent=parent, mode=mode, umask=umask, cred=cred_of(caller))
+        response = await self._meta.change(pb.Request(tmpfile=making))
+        attr = self._known.learn(response.attr, tick)
+        file = self._opening(attr)
+        file.holds += 1
+        file.gone = True
+        return attr, self._opened(file, flags, attr)
+
     async def open(self, ino: int, flags: int, caller: Caller) -> Opened:
         if self._open_cache_s and not caller.enforce and flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
             attr, asked = self._attrs.get(ino), self._asked.get(ino)
@@ -338,20 +349,51 @@ class FileIo:
                 raise FsError(errno.EPERM)
             if change.size < file.data.size:
                 await file.data.truncate(change.size)
-            if file.data.dirty:
-                attr = await file.data.flush()
-                file.killing = False
-                if attr is not None:
-                    self._known.committed(attr)
-            tick = self._attrs.tick
-            try:
-                response = await self._meta.change(pb.Request(setattr=change))
-            except BaseException:
-                file.stale = True
-                raise
-            attr = self._known.learn(response.attr, tick)
-            self._known.resized(attr)
+            attr, _ = await self._change(file, pb.Request(setattr=change))
             return attr
+
+    # ranges
+
+    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int, caller: Caller) -> Awaitable[None]:
+        """The kernel drops its own pages of what becomes zeros or a hole."""
+        change = pb.Fallocate(ino=ino, mode=mode, offset=offset, length=length, kill_priv=caller.uid != 0)
+        return self._fallocate(ino, fh, pb.Request(fallocate=change))
+
+    async def _fallocate(self, ino: int, fh: int, change: pb.Request) -> None:
+        file = await self._current(ino, fh)
+        async with file.exclusive:
+            await self._change(file, change)
+
+    async def copy_range(
+        self, ino: int, fh: int, offset: int, ino2: int, fh2: int, offset2: int, length: int, caller: Caller
+    ) -> int:
+        """What is dirty in either file is stored first: slices are shared, and there has to be something to share."""
+        source, target = await self._current(ino, fh), await self._current(ino2, fh2)
+        if source is not target:
+            await self._flush(source)
+        killing = caller.uid != 0
+        change = pb.CopyRange(ino=ino, offset=offset, ino2=ino2, offset2=offset2, length=length, kill_priv=killing)
+        async with target.exclusive:
+            _, response = await self._change(target, pb.Request(copy_range=change))
+        return response.count
+
+    async def _change(self, file: OpenFile, change: pb.Request) -> tuple[Attr, pb.Response]:
+        """A change of a file's contents that the metadata service makes, by whoever has the file for himself. What was written
+        before is stored before: it is to be under the change, and no later commit may set back the times."""
+        if file.data.dirty:
+            stored = await file.data.flush()
+            file.killing = False
+            if stored is not None:
+                self._known.committed(stored)
+        tick = self._attrs.tick
+        try:
+            response = await self._meta.change(change)
+        except BaseException:
+            file.stale = True
+            raise
+        attr = self._known.learn(response.attr, tick)
+        self._known.resized(attr)
+        return attr, response
 
     # the rest
 
@@ -365,10 +407,6 @@ class FileIo:
         file = await self._current(ino, fh)
         found = file.data.seek(offset, whence)
         return found if isinstance(found, int) else await found
-
-    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> Awaitable[None] | None:
-        """Space cannot be promised ahead of the write. glibc's posix_fallocate writes zeros then."""
-        raise FsError(errno.EOPNOTSUPP)
 
     # a session that has ended
 

@@ -102,6 +102,7 @@ class FileSystem:
         self.statfs = attributes.statfs
 
         self.create = files.create
+        self.tmpfile = files.tmpfile
         self.open = files.open
         self.read = files.read
         self.write = files.write
@@ -112,6 +113,7 @@ class FileSystem:
         self.setlk = locks.setlk
         self.lseek = files.lseek
         self.fallocate = files.fallocate
+        self.copy_range = files.copy_range
 
         self.opendir = listings.opendir
         self.readdir = listings.readdir

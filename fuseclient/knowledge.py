@@ -92,7 +92,7 @@ class Knowledge:
         self._wrote(ino, attr)
 
     def resized(self, attr: Attr) -> None:
-        """A SetAttr of this mount changed the size: the kernel has cut its pages itself."""
+        """This mount changed the size or a range: the kernel has cut its pages itself."""
         self._wrote(attr.ino, attr)
 
     def _wrote(self, ino: int, attr: Attr) -> None:

@@ -79,6 +79,8 @@ class OpenFile:
         size, mtime_ns = data.size, data.mtime_ns
         merged = self._merged
         if merged is None or merged[0] is not attr or merged[1] != size or merged[2] != mtime_ns:
-            merged = (attr, size, mtime_ns, with_local_writes(attr, max(size, size_of(attr)), mtime_ns, self.killing))
+            known = size_of(attr)
+            written = data.dirty_bytes if size > known else 0
+            merged = (attr, size, mtime_ns, with_local_writes(attr, max(size, known), mtime_ns, self.killing, written))
             self._merged = merged
         return merged[3]

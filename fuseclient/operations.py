@@ -122,6 +122,9 @@ class Operations(Protocol):
     def create(
         self, parent: int, name: bytes, mode: int, umask: int, flags: int, caller: Caller
     ) -> Awaitable[tuple[Attr, Opened]]: ...
+    def tmpfile(self, parent: int, mode: int, umask: int, flags: int, caller: Caller) -> Awaitable[tuple[Attr, Opened]]:
+        """O_TMPFILE: create and open a file without a name."""
+
     def mkdir(self, parent: int, name: bytes, mode: int, umask: int, caller: Caller) -> Awaitable[Attr]: ...
     def mknod(self, parent: int, name: bytes, mode: int, umask: int, rdev: int, caller: Caller) -> Awaitable[Attr]: ...
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Awaitable[Attr]: ...
@@ -163,7 +166,11 @@ class Operations(Protocol):
     def lseek(self, ino: int, fh: int, offset: int, whence: int) -> int | Awaitable[int]:
         """SEEK_DATA and SEEK_HOLE only."""
 
-    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> Awaitable[None] | None: ...
+    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int, caller: Caller) -> Awaitable[None] | None: ...
+    def copy_range(
+        self, ino: int, fh: int, offset: int, ino2: int, fh2: int, offset2: int, length: int, caller: Caller
+    ) -> Awaitable[int]:
+        """From `ino` to `ino2`, within one mount; how many bytes. EOPNOTSUPP: the kernel copies them itself."""
 
     # locks. Refusals: EAGAIN (not `wait`), EDEADLK, ENOLCK. A wait that is cancelled ends with EINTR, or with the lock.
     def getlk(self, ino: int, fh: int, lock: LockRange) -> Awaitable[LockRange]:

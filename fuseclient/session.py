@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _REQUESTS: Final = 0x12  # field 2, length-delimited
 _ACKED_SEQ: Final = b"\x18"  # field 3, varint
 _RELEASED: Final = b"\x22"  # field 4, packed fixed64
+#: What gives the session an open file.
+_OPENING: Final = frozenset(("open", "create", "tmpfile"))
 _DETACH: Final = b"\x28\x01"  # field 5 = true
 
 NEVER: Final = float("inf")
@@ -121,7 +123,7 @@ class Session:
             return future
         if change:
             self._last_seq = seq
-        opens = request.HasField("create") if change else request.HasField("open")
+        opens = request.WhichOneof("op") in _OPENING
         pending = _Pending(id, seq, _delimited(body), opens, deadline_s, future)
         self._pending[id] = pending
         self._waiting.append(pending)

@@ -79,6 +79,12 @@ class MetaSliceService:
         assert attr is not None
         return attr, found
 
+    async def next_chunk(self, ino: int, chunk: int) -> int:
+        """The first chunk from `chunk` on that is not all hole, or one beyond the end of the file."""
+        request = pb.Request(read_slices=pb.ReadSlices(ino=ino, first_chunk=chunk, chunks=1))
+        response = await self._client.read(request)
+        return chunk if response.extents else chunk + max(response.count, 1)
+
 
 def chunk_maps(response: pb.Response) -> dict[int, ChunkMap]:
     """The extents and inline contents of a response to ReadSlices or Open, by chunk."""

@@ -46,6 +46,14 @@ class ChunkMaps:
         """Take a map that came another way, as of `version`."""
         self._maps[chunk] = known
 
+    async def next_chunk(self, chunk: int) -> int:
+        """The first chunk from `chunk` on in which something is committed, or one beyond the end of the file."""
+        while True:
+            epoch = self._epoch
+            found = await self._service.next_chunk(self._ino, chunk)
+            if epoch == self._epoch:
+                return found
+
     async def load(self, first: int, last: int, end: int) -> None:
         """Have the maps of chunks `first` to `last` of a file of `end` bytes, and of some that follow."""
         last = max(last, min(first + _CHUNKS_AT_ONCE, -(-end // CHUNK_BYTES)) - 1)

@@ -165,6 +165,10 @@ class DirtyFile:
     def touches(self, chunk: int) -> bool:
         return chunk in self._open or chunk in self._sealed
 
+    def next_chunk(self, chunk: int, otherwise: int) -> int:
+        """The first chunk from `chunk` on in which something is dirty."""
+        return min((one for layer in (self._open, self._sealed) for one in layer if one >= chunk), default=otherwise)
+
     def write(self, chunk: int, pos: int, data: memoryview) -> int:
         """Take a piece of a chunk; by how many bytes the memory grew."""
         self.end = max(self.end, chunk * CHUNK_BYTES + pos + len(data))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fuseclient.data.chunk_maps import ChunkMaps
 from fuseclient.data.layout import extent_pieces
 from fuseclient.data.reader import Reader
-from fuseclient.data.slices import CHUNK_BYTES, ChunkMap
+from fuseclient.data.slices import CHUNK_BYTES, ZEROS, ChunkMap
 from fuseclient.data.writer import Writer, WriterHooks
 from fuseclient.errors import FsError
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fuseclient.operations import Buffer
 
 FILE_SIZE_MAX = 2**57
+_CHUNKS_MAX = FILE_SIZE_MAX // CHUNK_BYTES
 
 
 class FileHooks:
@@ -80,6 +81,10 @@ class StoredFile:
     @property
     def dirty(self) -> bool:
         return bool(self._writer.dirty)
+
+    @property
+    def dirty_bytes(self) -> int:
+        return sum(run.use for run in self._writer.dirty.all_runs())
 
     @property
     def mtime_ns(self) -> int:
@@ -139,13 +144,21 @@ class StoredFile:
             for at, is_data in self._kinds(chunk, pos, min(CHUNK_BYTES, size - chunk * CHUNK_BYTES)):
                 if is_data == want_data:
                     return chunk * CHUNK_BYTES + at
-            offset = (chunk + 1) * CHUNK_BYTES
+            chunk += 1
+            if want_data and self._maps.get(chunk) is None:
+                chunk = await self._next_chunk(chunk)
+            offset = chunk * CHUNK_BYTES
         if want_data:
             raise FsError(errno.ENXIO, "no data up to the end of the file")
         return self.size  # every file ends with a hole
 
+    async def _next_chunk(self, chunk: int) -> int:
+        """The first chunk from `chunk` on that may hold data: a sparse file is empty for longer than anybody could walk."""
+        committed = await self._maps.next_chunk(chunk) if chunk * CHUNK_BYTES < self._committed else _CHUNKS_MAX
+        return min(committed, self._writer.dirty.next_chunk(chunk, _CHUNKS_MAX))
+
     def _kinds(self, chunk: int, pos: int, end: int) -> Iterator[tuple[int, bool]]:
-        """Where in a chunk something begins, and whether it is data."""
+        """Where in a chunk something begins, and whether it is data. What was never written is none, allocated or not."""
         known = self._maps.get(chunk)
         visible = self._committed - chunk * CHUNK_BYTES
         for at, length, run in self._writer.dirty.pieces(chunk, pos, end - pos):
@@ -153,10 +166,7 @@ class StoredFile:
                 yield at, True
                 continue
             for start, _, extent, _ in extent_pieces(known.extents if known else (), at, length):
-                if extent is None or start < visible:
-                    yield start, extent is not None
-                else:
-                    yield start, False
+                yield start, extent is not None and extent.slice != ZEROS and start < visible
 
     def _sizes(self) -> tuple[int, int]:
         committed = self._committed

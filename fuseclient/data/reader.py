@@ -23,7 +23,7 @@ from fuseclient.data.layout import block_pieces, chunk_pieces, extent_pieces
 from fuseclient.data.memory import BlockRef
 from fuseclient.data.object_store import ObjectMissing
 from fuseclient.data.readahead import ReadAhead
-from fuseclient.data.slices import CHUNK_BYTES
+from fuseclient.data.slices import CHUNK_BYTES, ZEROS
 from fuseclient.errors import FsError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Reader:
         if known is None:
             raise _MapUnknown(chunk)
         for _, amount, extent, off in extent_pieces(known.extents, pos, length):
-            if extent is None:
+            if extent is None or extent.slice == ZEROS:
                 _zeros(parts, amount)
             elif extent.inline:
                 data = known.inline.get(extent.slice, b"")
@@ -213,7 +213,7 @@ class Reader:
             if known is None:
                 return  # its first read fetches the map, and this goes on
             for _, amount, extent, off in extent_pieces(known.extents, pos, length):
-                if extent is None or extent.inline:
+                if extent is None or extent.inline or extent.slice == ZEROS:
                     continue
                 for number, _, _, whole in block_pieces(extent.size, off, amount, self._block_bytes):
                     self._source.prefetch(BlockRef(extent.slice, number, whole))

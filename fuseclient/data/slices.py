@@ -14,6 +14,10 @@ CHUNK_BYTES: Final = 64 << 20
 INLINE_REACH: Final = 16
 
 
+#: The slice of an extent that is allocated and was never written: it reads as zeros and has no objects.
+ZEROS: Final = 2**64 - 1
+
+
 class Extent(NamedTuple):
     """`length` bytes at `pos` of a chunk, from byte `off` of a slice. Extents are sorted and disjoint; gaps are holes."""
 
@@ -55,3 +59,6 @@ class SliceService(Protocol):
 
     async def read(self, ino: int, first_chunk: int, chunks: int) -> tuple[Attr, dict[int, ChunkMap]]:
         """The maps of `chunks` (1..64) chunks from `first_chunk`; a chunk that is all hole is absent."""
+
+    async def next_chunk(self, ino: int, chunk: int) -> int:
+        """The first chunk from `chunk` on that is not all hole, or one beyond the end of the file."""

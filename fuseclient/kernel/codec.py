@@ -218,6 +218,17 @@ class Fallocate(NamedTuple):
     mode: int
 
 
+class CopyFileRange(NamedTuple):
+    """COPY_FILE_RANGE and its successor, which differ in the reply."""
+
+    fh: int
+    offset: int
+    nodeid_out: int
+    fh_out: int
+    offset_out: int
+    length: int
+
+
 class Lseek(NamedTuple):
     fh: int
     offset: int
@@ -421,6 +432,9 @@ _DECODERS: Final[dict[Opcode, Decoder]] = {
     Opcode.LSEEK: _fixed(Lseek, p.LSEEK_IN),
     Opcode.IOCTL: _ioctl,
     Opcode.STATX: _fixed(Statx, p.STATX_IN),
+    Opcode.COPY_FILE_RANGE: _fixed(CopyFileRange, p.COPY_FILE_RANGE_IN),
+    Opcode.COPY_FILE_RANGE_64: _fixed(CopyFileRange, p.COPY_FILE_RANGE_IN),
+    Opcode.TMPFILE: _fixed_and_name(Create, p.CREATE_IN),
 }
 
 

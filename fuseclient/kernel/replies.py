@@ -83,6 +83,11 @@ def lock(unique: int, found: LockRange) -> bytes:
     return body(unique, p.LK_OUT.pack(found.first, found.last, found.type, found.pid))
 
 
+def copied(unique: int, size: int) -> bytes:
+    """The answer to COPY_FILE_RANGE_64; its predecessor is answered like a write."""
+    return body(unique, p.COPY_FILE_RANGE_OUT.pack(size))
+
+
 def length(unique: int, size: int) -> bytes:
     """How long an attribute is."""
     return body(unique, p.GETXATTR_OUT.pack(size))

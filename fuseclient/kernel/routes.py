@@ -92,6 +92,10 @@ def _create(port: Port, ino: int, r: codec.Create, caller: Caller) -> Any:
     return port.operations.create(ino, r.name, r.mode, r.umask, flags, caller)
 
 
+def _tmpfile(port: Port, ino: int, r: codec.Create, caller: Caller) -> Any:
+    return port.operations.tmpfile(ino, r.mode, r.umask, r.flags, caller)
+
+
 def _mkdir(port: Port, ino: int, r: codec.Mkdir, caller: Caller) -> Any:
     return port.operations.mkdir(ino, r.name, r.mode, r.umask, caller)
 
@@ -126,6 +130,7 @@ def _readlink(port: Port, ino: int, r: codec.Empty, caller: Caller) -> Any:
 
 # --- calls: attributes
 
+_COUNT_MAX: Final = 1 << 31  # a multiple of the page size
 _NOT_A_CHANGE: Final = ~(p.FATTR_FH | p.FATTR_LOCKOWNER)
 
 
@@ -222,7 +227,17 @@ def _lseek(port: Port, ino: int, r: codec.Lseek, caller: Caller) -> Any:
 
 
 def _fallocate(port: Port, ino: int, r: codec.Fallocate, caller: Caller) -> Any:
-    return port.operations.fallocate(ino, r.fh, r.offset, r.length, r.mode)
+    return port.operations.fallocate(ino, r.fh, r.offset, r.length, r.mode, caller)
+
+
+def _copy_file_range(port: Port, ino: int, r: codec.CopyFileRange, caller: Caller) -> Any:
+    target = port.ino(r.nodeid_out)
+    return port.operations.copy_range(ino, r.fh, r.offset, target, r.fh_out, r.offset_out, r.length, caller)
+
+
+def _copy_file_range_32(port: Port, ino: int, r: codec.CopyFileRange, caller: Caller) -> Any:
+    """The reply has 32 bits for the count."""
+    return _copy_file_range(port, ino, r._replace(length=min(r.length, _COUNT_MAX)), caller)
 
 
 LOCK_RECORD: Final = 0
@@ -346,6 +361,10 @@ def _written(port: Port, unique: int, r: codec.Write, size: int) -> Reply:
     return replies.written(unique, size)
 
 
+def _copied(port: Port, unique: int, r: codec.CopyFileRange, size: int) -> Reply:
+    return replies.copied(unique, size)
+
+
 def _position(port: Port, unique: int, r: Any, offset: int) -> Reply:
     return replies.position(unique, offset)
 
@@ -430,19 +449,18 @@ _TABLE: Final[tuple[tuple[Opcode, Call, Encode, OnSignal, Undo | None], ...]] = 
     (Opcode.GETLK, _getlk, _lock, _LEAVES, None),
     (Opcode.SETLK, _setlk, _done, _WAITS, None),
     (Opcode.SETLKW, _setlkw, _done, _CANCELS, None),
+    (Opcode.COPY_FILE_RANGE, _copy_file_range_32, _written, _WAITS, None),
+    (Opcode.COPY_FILE_RANGE_64, _copy_file_range, _copied, _WAITS, None),
+    (Opcode.TMPFILE, _tmpfile, _created, _WAITS, _close_created),
 )
 
-#: What is refused without asking anybody. ENOSYS makes the kernel stop asking and, where it can, do the work itself:
-#: copy_file_range becomes reads and writes, O_TMPFILE gives EOPNOTSUPP.
+#: What is refused without asking anybody. ENOSYS makes the kernel stop asking.
 REFUSED: Final[dict[int, int]] = {
     Opcode.POLL: errno.ENOSYS,
     Opcode.BMAP: errno.ENOSYS,
-    Opcode.COPY_FILE_RANGE: errno.ENOSYS,
-    Opcode.COPY_FILE_RANGE_64: errno.ENOSYS,
     Opcode.SETUPMAPPING: errno.ENOSYS,
     Opcode.REMOVEMAPPING: errno.ENOSYS,
     Opcode.SYNCFS: errno.ENOSYS,
-    Opcode.TMPFILE: errno.ENOSYS,
 }
 
 

@@ -116,6 +116,9 @@ class FakeSlices:
                 found[chunk] = ChunkMap(tuple(extents), inline)
         return self.attr(ino), found
 
+    async def next_chunk(self, ino: int, chunk: int) -> int:
+        return min((at for of, at in self.maps if of == ino and at >= chunk and self.maps[of, at]), default=1 << 31)
+
     def live(self) -> dict[int, int]:
         """Slices that some extent refers to and that are in objects, and their sizes."""
         return {one.slice: one.size for extents in self.maps.values() for one in extents if not one.inline}

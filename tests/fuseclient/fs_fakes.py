@@ -162,7 +162,7 @@ class FakeMeta:
             if op in self.failures:
                 raise self.failures[op]
             outcome = self._execute(request)
-            if op in ("create", "open"):
+            if op in ("create", "open", "tmpfile"):
                 self.hold(int.from_bytes(outcome.attr[:8], "little"))
         except FsError as error:
             outcome = error
@@ -387,6 +387,38 @@ class FakeMeta:
         self._touch(node)
         return pb.Response(attr=node.raw())
 
+    def _fallocate(self, r: pb.Fallocate) -> pb.Response:
+        """Allocating, which grows, and holes."""
+        node = self._node(r.ino)
+        if r.mode not in (0, 3):
+            raise FsError(errno.EOPNOTSUPP)
+        end = r.offset + r.length
+        if r.mode:
+            node.content[r.offset : end] = bytes(max(min(end, len(node.content)) - r.offset, 0))
+        else:
+            node.content += bytes(max(0, end - len(node.content)))
+        self._touch(node, data=True)
+        if r.kill_priv:
+            node.mode &= ~stat.S_ISUID
+        return pb.Response(attr=node.raw())
+
+    def _copy_range(self, r: pb.CopyRange) -> pb.Response:
+        source, target = self._node(r.ino), self._node(r.ino2)
+        data = bytes(source.content[r.offset : r.offset + r.length])
+        if data:
+            target.content += bytes(max(0, r.offset2 + len(data) - len(target.content)))
+            target.content[r.offset2 : r.offset2 + len(data)] = data
+            self._touch(target, data=True)
+        return pb.Response(attr=target.raw(), other_attr=source.raw(), count=len(data))
+
+    def _tmpfile(self, r: pb.TmpFile) -> pb.Response:
+        self._dir(r.parent)
+        self.next_ino += 1
+        mode = stat.S_IFREG | (r.mode & ~r.umask & 0o7777)
+        node = self.nodes[self.next_ino] = Node(self.next_ino, mode, uid=r.cred.uid, gid=r.cred.gid, nlink=0)
+        self._touch(node, data=True)
+        return pb.Response(attr=node.raw())
+
     def _getxattr(self, r: pb.GetXattr) -> pb.Response:
         value = self._node(r.ino).xattrs.get(r.name)
         if value is None:
@@ -445,6 +477,10 @@ class FakeFile:
     @property
     def dirty(self) -> bool:
         return bool(self.writes) or self.error is not None
+
+    @property
+    def dirty_bytes(self) -> int:
+        return sum(len(data) for _, data in self.writes)
 
     def write(self, offset: int, data: memoryview, kill_priv: bool) -> None:
         self.writes.append((offset, bytes(data)))

@@ -323,14 +323,59 @@ async def test_a_handle_that_another_process_gave_out_is_opened_again(fs: FileSy
     assert not meta.holds
 
 
-async def test_seek_and_fallocate(fs: FileSystem) -> None:
+async def test_seek(fs: FileSystem) -> None:
     ino, fh = await create(fs)
     await write(fs, ino, fh, 0, b"hello")
     assert at_once(fs.lseek(ino, fh, 2, os.SEEK_DATA)) == 2
     assert at_once(fs.lseek(ino, fh, 2, os.SEEK_HOLE)) == 5
+
+
+async def test_fallocate_comes_after_what_was_written(fs: FileSystem, meta: FakeMeta) -> None:
+    ino, fh = await create(fs)
+    await write(fs, ino, fh, 0, b"hello")
+    await fs.fallocate(ino, fh, 1, 3, 3, USER)
+    assert meta.nodes[ino].content == b"h\0\0\0o"
+    assert await read(fs, ino, fh) == b"h\0\0\0o"
+    await fs.fallocate(ino, fh, 0, 10, 0, USER)
+    assert at_once(fs.getattr(ino, fh)).fields.size == 10
     with pytest.raises(FsError) as refusal:
-        fs.fallocate(ino, fh, 0, 10, 0)
+        await fs.fallocate(ino, fh, 0, 10, 64, USER)
     assert refusal.value.errno == errno.EOPNOTSUPP
+    await write(fs, ino, fh, 10, b"!")
+    await close(fs, ino, fh)
+    assert meta.nodes[ino].content == b"h\0\0\0o" + bytes(5) + b"!"
+
+
+async def test_a_copy_has_what_was_written_to_either_file(fs: FileSystem, meta: FakeMeta, data: FakeData) -> None:
+    source, fh = await create(fs, b"source")
+    target, fh2 = await create(fs, b"target")
+    await write(fs, source, fh, 0, b"hello")
+    await write(fs, target, fh2, 0, b"target")
+    assert await fs.copy_range(source, fh, 1, target, fh2, 2, 100, USER) == 4
+    assert await read(fs, target, fh2) == b"taello"
+    assert meta.nodes[target].content == b"taello"
+    assert await fs.copy_range(target, fh2, 0, target, fh2, 6, 2, USER) == 2
+    assert await read(fs, target, fh2) == b"taelloTA".replace(b"TA", b"ta")
+    await close(fs, source, fh)
+    await close(fs, target, fh2)
+    assert not meta.holds
+
+
+async def test_a_file_without_a_name(fs: FileSystem, meta: FakeMeta) -> None:
+    """It is held open; what is dirty at its last close is stored only if it got a name."""
+    attr, opened = await fs.tmpfile(ROOT, 0o666, 0o022, os.O_RDWR, USER)
+    assert (attr.fields.nlink, attr.fields.mode & 0o7777) == (0, 0o644)
+    assert meta.holds[attr.ino] == 1
+    await write(fs, attr.ino, opened.fh, 0, b"lost")
+    await close(fs, attr.ino, opened.fh)
+    assert meta.nodes[attr.ino].content == b""
+    assert not meta.holds
+    attr, opened = await fs.tmpfile(ROOT, 0o666, 0, os.O_RDWR, USER)
+    await write(fs, attr.ino, opened.fh, 0, b"kept")
+    named = await fs.link(attr.ino, ROOT, b"name", USER)
+    assert (named.fields.nlink, named.fields.size) == (1, 4)
+    await close(fs, attr.ino, opened.fh)
+    assert meta.path(b"name").content == b"kept"
 
 
 async def test_too_big(fs: FileSystem) -> None:

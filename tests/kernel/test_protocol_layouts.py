@@ -48,6 +48,7 @@ STRUCTS = [
     (p.ACCESS_IN, "fuse_access_in", "mask"),
     (p.INTERRUPT_IN, "fuse_interrupt_in", "unique"),
     (p.FALLOCATE_IN, "fuse_fallocate_in", "fh offset length mode"),
+    (p.COPY_FILE_RANGE_IN, "fuse_copy_file_range_in", "fh_in off_in nodeid_out fh_out off_out len"),
     (p.LSEEK_IN, "fuse_lseek_in", "fh offset whence"),
     (p.IOCTL_IN, "fuse_ioctl_in", "fh flags cmd arg in_size out_size"),
     (p.IOCTL_OUT, "fuse_ioctl_out", "result flags in_iovs out_iovs"),

@@ -320,7 +320,26 @@ class ToyFilesystem:
             raise FsError(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else size
 
-    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int) -> None:
+    def copy_range(
+        self, ino: int, fh: int, offset: int, ino2: int, fh2: int, offset2: int, length: int, caller: Caller
+    ) -> Awaitable[int]:
+        self.calls.append(("copy_range", offset, offset2, length))
+        source, target = self.node(ino), self.node(ino2)
+        data = bytes(source.data[offset : min(offset + length, source.size)])
+        self.truncate(target, max(target.size, offset2 + len(data)))
+        target.data[offset2 : offset2 + len(data)] = data
+        self.touch(target)
+        return self._now(len(data))  # type: ignore[no-any-return]
+
+    def tmpfile(self, parent: int, mode: int, umask: int, flags: int, caller: Caller) -> Awaitable[tuple[Attr, Opened]]:
+        node = Node(self.next_ino, mode & ~umask, caller, parent)
+        self.next_ino += 1
+        node.nlink = 0
+        self.nodes[node.ino] = node
+        self.open_files += 1
+        return self._now((self.attr(node), Opened(node.ino, direct_io=self.direct_io)))  # type: ignore[no-any-return]
+
+    def fallocate(self, ino: int, fh: int, offset: int, length: int, mode: int, caller: Caller) -> None:
         node = self.node(ino)
         self.calls.append(("fallocate", offset, length, mode))
         if not mode & 1:
