@@ -176,14 +176,16 @@ def test_the_rest_of_the_calls_arrive(mnt: LiveMount) -> None:
     assert (volume.f_bsize, volume.f_blocks, volume.f_bfree, volume.f_files, volume.f_namemax) == (4096, 1000, 400, 50, 255)
 
 
-def test_locks_stay_in_this_kernel(mnt: LiveMount) -> None:
+def test_locks_are_asked_for_and_not_kept_by_this_kernel(mnt: LiveMount) -> None:
     file = mnt.path / "lock"
     file.touch()
     with file.open("r+") as a, file.open("r+") as b:
         fcntl.flock(a, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError):
             fcntl.flock(b, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.lockf(a, fcntl.LOCK_EX)
+        fcntl.lockf(b, fcntl.LOCK_EX)  # of the other kind
+    asked = [(kind, type_, wait) for name, kind, type_, _, _, wait, _ in (c for c in mnt.toy.calls if c[0] == "setlk")]
+    assert asked[:3] == [(1, fcntl.F_WRLCK, True), (1, fcntl.F_WRLCK, False), (0, fcntl.F_WRLCK, True)]
 
 
 def test_the_umask_is_ours_to_apply(mnt: LiveMount) -> None:

@@ -54,7 +54,7 @@ class ToyFilesystem:
         self.entry_ttl_s = self.attr_ttl_s = self.negative_ttl_s = ttl_s
         self.null_io = null_io
         self.kernel: KernelCache | None = None
-        self.locks: dict[int, LockRange] = {}
+        self.locks: dict[tuple[int, int], LockRange] = {}
         self.nodes = {ROOT: Node(ROOT, stat.S_IFDIR | 0o755, Caller(os.getuid(), os.getgid(), 0), ROOT)}
         self.next_ino = 100
         self.forgotten: list[int] = []
@@ -346,21 +346,21 @@ class ToyFilesystem:
             self.truncate(node, max(node.size, offset + length))
         self.touch(node)
 
-    # --- locks: one owner a file
+    # --- locks: one owner a file and kind
 
     async def getlk(self, ino: int, fh: int, lock: LockRange) -> LockRange:
-        holder = self.locks.get(ino)
+        holder = self.locks.get((ino, lock.kind))
         return lock._replace(type=2) if holder is None or holder.owner == lock.owner else holder
 
     async def setlk(self, ino: int, fh: int, lock: LockRange, *, wait: bool) -> None:
         self.calls.append(("setlk", lock.kind, lock.type, lock.first, lock.last, wait, bool(lock.pid)))
-        holder = self.locks.get(ino)
+        holder = self.locks.get((ino, lock.kind))
         mine = holder is None or holder.owner == lock.owner
         if lock.type == 2:
             if mine:
-                self.locks.pop(ino, None)
+                self.locks.pop((ino, lock.kind), None)
         elif mine:
-            self.locks[ino] = lock
+            self.locks[ino, lock.kind] = lock
         elif not wait:
             raise FsError(errno.EAGAIN)
         else:
