@@ -59,6 +59,7 @@ OPS = {
         {"ino": U64, "offset": U64, "ino2": U64, "offset2": U64, "length": U64, "kill_priv": st.booleans()},
     ),
     "tmpfile": (ops.TmpFile, {"parent": U64, "mode": U32, "umask": U32, "cred": CRED, "ino": U64}),
+    "note_reads": (ops.NoteReads, {"inodes": st.lists(U64, max_size=5).map(tuple), "atime_ns": I64}),
     "set_flags": (ops.SetFlags, {"ino": U64, "flags": U32, "cred": CRED}),
 }
 SLICE = st.builds(ops.NewSlice, U32, U32, U64, U32, U32, U32, st.binary(max_size=20))
