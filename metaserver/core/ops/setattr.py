@@ -92,8 +92,8 @@ def apply(txn: WriteTxn, ctx: Context, op: SetAttr) -> Result:
 
 
 def _require_flags(inode: Inode, valid: int) -> None:
-    """Of what is append-only both times may be set to now, and nothing else."""
-    if valid & ~(_TIMES | _CTIME) or (valid & _TIMES and valid & _BOTH_NOW != _BOTH_NOW):
+    """Of what is append-only both times may be set to now, and the set-id bits may fall (a chown to nobody new)."""
+    if valid & ~(_TIMES | _CTIME | _KILL) or (valid & _TIMES and valid & _BOTH_NOW != _BOTH_NOW):
         require_free(inode)
     require_mutable(inode)
 
