@@ -162,7 +162,13 @@ def test_too_many_marks_overtake_everything() -> None:
 
 
 def test_local_writes_show() -> None:
-    seen = with_local_writes(attr(7, size=10, mode=stat.S_IFREG | 0o6755), 5000, 1_000_000_007, kill_priv=True).fields
+    file = attr(7, size=10, mode=stat.S_IFREG | 0o6755)
+    seen = with_local_writes(file, 5000, 1_000_000_007, kill_priv=True, written=4990).fields
     assert (seen.size, seen.mtime_s, seen.mtime_nsec, seen.ctime_s, seen.mode & 0o7777) == (5000, 1, 7, 1, 0o755)
     assert seen.blocks * 512 >= 4990
-    assert with_local_writes(attr(7, size=10), 10, -1, kill_priv=False).fields.mtime_nsec == 999_999_999
+    assert with_local_writes(attr(7, size=10), 10, -1, kill_priv=False, written=0).fields.mtime_nsec == 999_999_999
+
+
+def test_a_hole_that_was_not_stored_yet_takes_no_blocks() -> None:
+    seen = with_local_writes(attr(7, size=0), 1 << 40, 1, kill_priv=False, written=4096).fields
+    assert (seen.size, seen.blocks) == (1 << 40, 8)
