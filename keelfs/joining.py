@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from protos import admin_pb2
 
 CLOSE: Final = 1000  # entries that a learner may lack when it is proposed for promotion; the leader has the last word
+UNHEARD_OF_S: Final = 2.0  # for so long a node that was just added may be unknown to the one that answers
 _POLL_S: Final = 0.2
 _LATER: Final = (errno.EAGAIN, errno.EBUSY)
 
@@ -69,11 +70,16 @@ def promote(
 ) -> None:
     """Make a learner a voter, as soon as it has caught up. Raises ClientError; exit code UNAVAILABLE when the time is over."""
     until = clock() + timeout_s
+    heard_of = clock() + UNHEARD_OF_S
     told = ""
     while True:
         reply = leader.members()
         member = find(reply, name)
         if member is None:
+            # Whichever node answers says what it knows. One that has just been started may not have heard of itself yet.
+            if clock() < heard_of:
+                sleep(_POLL_S)
+                continue
             raise ClientError(f"there is no node {name!r} in the cluster", exit_code=ExitCode.USAGE)
         if member.voter:
             return

@@ -46,9 +46,7 @@ class Tail:
             self._bytes -= len(self._entries[self._gone].payload) + _OVERHEAD
             self._gone += 1
             self._first += 1
-        if self._gone * 4 > len(self._entries):
-            del self._entries[: self._gone]
-            self._gone = 0
+        self._shed()
 
     def read(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
         """Entries `first`..`last`, which are here, as many as take `bytes_max` in a log but at least one."""
@@ -66,6 +64,13 @@ class Tail:
         self._bytes -= sum(len(entry.payload) + _OVERHEAD for entry in self._entries[keep:])
         del self._entries[keep:]
         self._first = min(self._first, index + 1)
+        self._shed()
+
+    def _shed(self) -> None:
+        """What is gone stays in the list only while it is a small part of it."""
+        if self._gone * 4 > len(self._entries):
+            del self._entries[: self._gone]
+            self._gone = 0
 
     def clear(self, first: int) -> None:
         """Forget everything; `first` comes next."""

@@ -10,6 +10,7 @@ import pytest
 from fuseclient.errors import ClientError
 from keelfs import joining, node_settings
 from keelfs.exit_codes import ExitCode
+from protos import admin_pb2
 from raft.disk import RealDisk
 from raft.identity import load_identity
 from tests.keelfs.fake_admin import CLUSTER, FakeCluster, FakeNode, member, refusal
@@ -149,6 +150,28 @@ def test_time_is_over() -> None:
 def test_nobody_of_that_name() -> None:
     with pytest.raises(ClientError, match="no node 'n2'"):
         promoted(FakeCluster.of("n1"), {})
+
+
+class ForgetsAtFirst:
+    """A node that was just started, and has not heard yet that it is a member."""
+
+    def __init__(self, node: FakeNode, times: int) -> None:
+        self._node = node
+        self._times = times
+
+    def members(self) -> admin_pb2.MembersReply:
+        self._times -= 1
+        return admin_pb2.MembersReply() if self._times >= 0 else self._node.members()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._node, name)
+
+
+def test_a_node_that_has_not_heard_of_itself_yet_is_asked_again() -> None:
+    cluster = FakeCluster.of("n1", learners=("n2",))
+    time = Time({})
+    joining.promote(ForgetsAtFirst(FakeNode(cluster, "n1"), 3), "n2", 10, clock=time, sleep=time.sleep)  # type: ignore[arg-type]
+    assert cluster.membership.voters == {"n1", "n2"}
 
 
 def test_another_refusal_is_final() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raft.record import Entry, record_size
@@ -28,6 +28,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(0, 2000))
+@example([("append", [0] * 11 + [900]), ("truncate", 8)], 0)  # what was cut off at the front stayed, and was most of it
 def test_the_tail_holds_the_newest_entries_that_fit(steps: list[tuple[str, object]], bytes_max: int) -> None:
     tail, model, base = Tail(BOUND, 1), list[Entry](), 0
     for step, value in steps:
