@@ -28,6 +28,7 @@ def test_a_leader_that_stands_still_is_left(home: Path) -> None:
     """SIGSTOP: its connections stay open, and nothing says that it is gone. No error reaches the program."""
     with NodeCluster(home) as cluster:
         cluster.start()
+        cluster.leader()  # a mount gives up where nobody leads
         with SteadyWriter(cluster.mount("mnt") / "work") as writer:
             writer.more(20)
             frozen = cluster.leader()
