@@ -18,6 +18,7 @@ import pytest
 
 from tests.fuse.cluster import wait_for
 from tests.fuse.inode_flags import APPEND, FSGETXATTR, FSSETXATTR, IMMUTABLE, NODUMP, OURS, get_flags, set_flags
+from tests.fuse.users import User, refusal_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,36 +234,19 @@ def test_the_other_ioctl_says_and_sets_the_same(flagged: Callable[[str, int], Pa
     assert get_flags(file) == APPEND
 
 
-def as_user(uid: int, action: Callable[[], object]) -> int:
-    """The errno that the action gives a process of this user, 0 if none."""
-    child = os.fork()
-    if child == 0:
-        code = 0
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            action()
-        except OSError as refused:
-            code = refused.errno or 255
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_who_may_set_which_flag(flagged: Callable[[str, int], Path], here: Path) -> None:
     here.chmod(0o755)
     file = flagged("f", 0)
     os.chown(file, 1000, 1000)
     file.chmod(0o644)
-    assert as_user(1000, lambda: set_flags(file, NODUMP)) == 0
+    assert refusal_to(User(1000, 1000), lambda: set_flags(file, NODUMP)) == 0
     assert get_flags(file) == NODUMP
-    assert as_user(1000, lambda: set_flags(file, NODUMP | IMMUTABLE)) == errno.EPERM
-    assert as_user(1000, lambda: set_flags(file, APPEND)) == errno.EPERM
-    assert as_user(1001, lambda: set_flags(file, 0)) == errno.EPERM
+    assert refusal_to(User(1000, 1000), lambda: set_flags(file, NODUMP | IMMUTABLE)) == errno.EPERM
+    assert refusal_to(User(1000, 1000), lambda: set_flags(file, APPEND)) == errno.EPERM
+    assert refusal_to(User(1001, 1001), lambda: set_flags(file, 0)) == errno.EPERM
     set_flags(file, IMMUTABLE)
-    assert as_user(1000, lambda: set_flags(file, 0)) == errno.EPERM
-    assert as_user(1000, lambda: set_flags(file, IMMUTABLE | NODUMP)) == 0
+    assert refusal_to(User(1000, 1000), lambda: set_flags(file, 0)) == errno.EPERM
+    assert refusal_to(User(1000, 1000), lambda: set_flags(file, IMMUTABLE | NODUMP)) == 0
     assert get_flags(file) & OURS == IMMUTABLE | NODUMP
 
 

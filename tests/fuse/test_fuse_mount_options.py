@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fuse.cluster import wait_for
+from tests.fuse.users import User, refusal_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,23 +241,6 @@ def test_noatime_and_strictatime(cluster: Cluster, here: Path, mounted: Callable
 # --- squash
 
 
-def as_user(uid: int, gid: int, action: Callable[[], object]) -> int:
-    """The errno that the action gives a process of this user without other groups, 0 if none."""
-    child = os.fork()
-    if child == 0:
-        code = 0
-        try:
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            action()
-        except OSError as refused:
-            code = refused.errno or 255
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def opened(path: Path, flags: int) -> None:
     os.close(os.open(path, flags))
 
@@ -347,7 +331,7 @@ def test_a_squashed_caller_may_do_what_anon_may_on_a_local_file_system(
     local.mkdir()
     act = SQUASHED[call]
     scene(local, anon)
-    expected = as_user(anon, anon, lambda: act(local))
+    expected = refusal_to(User(anon, anon), lambda: act(local))
     for uid in (0, 1000) if who == "all" else (0,):
         if uid and call in ROOTS_ALONE:
             continue
@@ -356,7 +340,7 @@ def test_a_squashed_caller_may_do_what_anon_may_on_a_local_file_system(
         scene(folder, anon)
         there = elsewhere(squashed(who), folder, cluster)
         wait_for(lambda path=there: (path / "symbolic").parent.exists(), "the scene", 5)
-        assert as_user(uid, uid, lambda path=there: act(path)) == expected, f"uid {uid}"
+        assert refusal_to(User(uid, uid), lambda path=there: act(path)) == expected, f"uid {uid}"
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +364,7 @@ def test_who_owns_what_is_made(cluster: Cluster, here: Path, squashed: Callable[
         for uid, owner in owners.items():
             name = f"{who}-{uid}"
             there = elsewhere(squashed(who), here / name, cluster)
-            assert as_user(uid, uid, lambda path=there: path.write_bytes(b"x")) == 0
+            assert refusal_to(User(uid, uid), lambda path=there: path.write_bytes(b"x")) == 0
             made = (here / name).stat()
             assert (made.st_uid, made.st_gid) == (owner, owner), name
 
@@ -388,9 +372,9 @@ def test_who_owns_what_is_made(cluster: Cluster, here: Path, squashed: Callable[
 def test_others_than_root_are_themselves(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:
     scene(here, 4321)
     there = elsewhere(squashed("root"), here, cluster)
-    assert as_user(1000, 1000, lambda: opened(there / "users", os.O_RDWR)) == 0
-    assert as_user(1000, 1000, lambda: opened(there / "roots", os.O_RDONLY)) == errno.EACCES
-    assert as_user(1000, 1000, lambda: (there / "roots-secret" / "inside").stat()) == errno.EACCES
+    assert refusal_to(User(1000, 1000), lambda: opened(there / "users", os.O_RDWR)) == 0
+    assert refusal_to(User(1000, 1000), lambda: opened(there / "roots", os.O_RDONLY)) == errno.EACCES
+    assert refusal_to(User(1000, 1000), lambda: (there / "roots-secret" / "inside").stat()) == errno.EACCES
 
 
 def test_roots_writes_take_set_id_away(cluster: Cluster, here: Path, squashed: Callable[[str], Path]) -> None:

@@ -37,6 +37,16 @@ def as_user(user: User, act: Callable[[], Any]) -> Any:
     return json.loads(answer)
 
 
+def refusal_to(user: User, act: Callable[[], object]) -> int:
+    """The errno that `act` gives this user, 0 if none."""
+
+    def tried() -> None:
+        act()
+
+    answer = as_user(user, tried)
+    return 0 if answer is None else int(getattr(errno, answer))
+
+
 def _child(user: User, act: Callable[[], Any], pipe: int) -> None:
     """Never returns: nothing of the test's own may run twice."""
     status = 1
